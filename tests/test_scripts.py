@@ -1,0 +1,125 @@
+"""The scripts, run as a student runs them: from the shell, with tiny sizes, without a display."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from models import load_checkpoint
+
+TOP = Path(__file__).resolve().parents[1]
+TINY = {
+    "gru_regression_scratch": "--num_epochs 2 --num_train 4 --num_test 2 --num_samples 100 --duration 40 --n_hidden 4",
+}
+SCRIPTS = list(TINY)
+
+
+def run_script(stem, flags="", out_dir=None, **kwargs):
+    environment = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "MPLBACKEND")}
+    command = [sys.executable, str(TOP / f"{stem}.py"), *TINY[stem].split(), *flags.split()]
+    command += [] if out_dir is None else ["--out_dir", str(out_dir)]
+    options = {"cwd": TOP, "env": environment, "timeout": 120, "capture_output": True, "text": True}
+    return subprocess.run(command, check=False, **(options | kwargs))
+
+
+@pytest.fixture(scope="module", params=SCRIPTS)
+def finished(request, tmp_path_factory):
+    """Every script once, with its pictures."""
+    out_dir = tmp_path_factory.mktemp(request.param)
+    return request.param, out_dir, run_script(request.param, out_dir=out_dir)
+
+
+def test_runs_quietly_and_names_what_it_wrote(finished):
+    stem, out_dir, result = finished
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    assert "\r" not in result.stdout
+    assert len(result.stdout) < 5000
+    named = {line.removeprefix("wrote ") for line in result.stdout.splitlines() if line.startswith("wrote ")}
+    assert named == {str(path) for path in out_dir.iterdir()}
+
+
+def test_metrics_and_model_are_written(finished):
+    stem, out_dir, _ = finished
+    metrics = json.loads((out_dir / f"{stem}_metrics.json").read_text())
+    assert metrics["seconds"] >= metrics["train_seconds"] > 0
+    assert metrics["flags"]["num_epochs"] == 2
+    assert all(math.isfinite(value) for value in metrics.values() if isinstance(value, float))
+    assert load_checkpoint(out_dir / f"{stem}.pth").num_hiddens == 4
+
+
+def test_regression_metrics(tmp_path):
+    stem = "gru_regression_scratch"
+    result = run_script(stem, "--no-train_visualization", tmp_path)
+    metrics = json.loads((tmp_path / f"{stem}_metrics.json").read_text())
+    names = {
+        f"{name}_mse{column}"
+        for name in ("test", "persistence", "autoregression", "polynomial")
+        for column in ("", "_half_dt")
+    }
+    assert names <= set(metrics)
+    assert not list(tmp_path.glob("*.gif"))
+    assert f"{metrics['test_mse']:.2e}" in result.stdout
+
+
+def test_regression_gif_has_a_frame_for_every_epoch(tmp_path):
+    run_script("gru_regression_scratch", "--num_epochs 3", tmp_path)
+    with Image.open(tmp_path / "fitzhugh_nagumo_regression.gif") as gif:
+        assert gif.n_frames >= 3
+        assert gif.size == (800, 400)
+
+
+def test_help_lists_the_flags_of_every_script():
+    for stem in SCRIPTS:
+        result = run_script(stem, "--help")
+        assert result.returncode == 0
+        for name in (
+            "seed",
+            "device",
+            "num_epochs",
+            "batch_size",
+            "init_lr",
+            "n_hidden",
+            "train_visualization",
+            "out_dir",
+        ):
+            assert f"--{name}" in result.stdout
+
+
+@pytest.mark.parametrize("stem", SCRIPTS)
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--num_epochs 0",
+        "--batch_size -1",
+        "--n_hidden many",
+        "--init_lr nan",
+        "--init_lr 0",
+        "--device tpu",
+        pytest.param("--device cuda", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA here")),
+        "--num_epoch 3",
+        "--unknown 3",
+    ],
+)
+def test_wrong_flag_is_one_line_and_status_2(stem, flags, tmp_path):
+    result = run_script(stem, flags, tmp_path / "out")
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert flags.split()[0] in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_training_that_diverges_stops_with_epoch_and_hint(tmp_path):
+    for stem in SCRIPTS:
+        result = run_script(stem, "--init_lr 1e6 --num_epochs 20", tmp_path / stem)
+        assert result.returncode == 1
+        assert "epoch " in result.stderr
+        assert "--init_lr" in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+        assert not (tmp_path / stem / f"{stem}.pth").exists()
