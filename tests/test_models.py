@@ -1,9 +1,11 @@
-"""The GRU against an independent float64 NumPy loop, and its checkpoints."""
+"""The GRU against a float64 NumPy loop, nn.GRU and autograd over single steps; and its checkpoints."""
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+import models
 from models import GRU, load_checkpoint, save_checkpoint
 
 TEXTBOOK = {"W_xz", "W_hz", "b_z", "W_xr", "W_hr", "b_r", "W_xh", "W_hh", "b_h", "fc.weight", "fc.bias"}
@@ -17,7 +19,10 @@ def numpy_gru(model, inputs, H, future=0):
         X = inputs[t] if t < len(inputs) else readouts[-1]
         Z = 1 / (1 + np.exp(-(X @ p["W_xz"] + H @ p["W_hz"] + p["b_z"])))
         R = 1 / (1 + np.exp(-(X @ p["W_xr"] + H @ p["W_hr"] + p["b_r"])))
-        H_tilde = np.tanh(X @ p["W_xh"] + (R * H) @ p["W_hh"] + p["b_h"])
+        if model.reset_after:
+            H_tilde = np.tanh(X @ p["W_xh"] + p["b_h"] + R * (H @ p["W_hh"] + p["b_hh"]))
+        else:
+            H_tilde = np.tanh(X @ p["W_xh"] + (R * H) @ p["W_hh"] + p["b_h"])
         H = Z * H + (1 - Z) * H_tilde
         Y = np.maximum(H, 0) @ p["fc.weight"].T + p["fc.bias"]
         states.append(H)
@@ -45,9 +50,10 @@ def test_textbook_parameters():
     assert shapes["fc.weight"] == (2, 5)
 
 
+@pytest.mark.parametrize("reset_after", [False, True])
 @pytest.mark.parametrize("residual", [False, True])
-def test_forward_and_single_step_equal_the_numpy_loop(residual):
-    model, inputs, H = example(residual=residual)
+def test_forward_and_single_step_equal_the_numpy_loop(residual, reset_after):
+    model, inputs, H = example(residual=residual, reset_after=reset_after)
     states_expected, readouts_expected = numpy_gru(model, inputs.numpy(), H.numpy())
     states, readouts = model(inputs, H)
     assert_same(states, states_expected)
@@ -95,6 +101,183 @@ def test_future_equals_single_steps_fed_with_their_own_output(residual, warm_up)
         H, Y = model.single_step(Y, H)
         assert_same(H, expected[0][t].detach().numpy())
         assert_same(Y, expected[1][t].detach().numpy())
+
+
+# ---- the gradient by hand ----
+
+
+def gradients(model, run, inputs, H, seed=1, future=0):
+    """Return the outputs, and the gradients of a random weighting of them: of the inputs, H and every parameter."""
+    outputs = run(inputs, H, future)
+    torch.manual_seed(seed)
+    weighted = sum((output * torch.randn_like(output)).sum() for output in outputs)
+    return [*outputs, *torch.autograd.grad(weighted, [inputs, H, *model.parameters()])]
+
+
+def assert_all_close(got, expected, tolerance=1e-12):
+    assert len(got) == len(expected)
+    for one, other in zip(got, expected):
+        assert one.shape == other.shape
+        assert (one - other).abs().max() <= tolerance * (1 + other.abs().max())
+
+
+def random_sizes(count, seed=0):
+    """T, B, num_inputs, num_hiddens, all from 1 up; and how many steps to run on."""
+    rng = np.random.default_rng(seed)
+    return [tuple(int(size) for size in rng.integers(1, (60, 8, 5, 20))) for _ in range(count)] + [(1, 1, 1, 1)]
+
+
+@pytest.mark.parametrize("reset_after", [False, True])
+@pytest.mark.parametrize("residual", [False, True])
+def test_gradient_by_hand_equals_autograd_over_single_steps(reset_after, residual, monkeypatch):
+    rng = np.random.default_rng(2)
+    for T, B, num_inputs, num_hiddens in random_sizes(25):
+        monkeypatch.setattr(models, "BLOCK", int(rng.choice([1, 50, 300, 2**16])))  # blocks of every length
+        future = int(rng.choice([0, 0, 1, 9]))
+        model, inputs, H = example(
+            T, B, num_inputs, num_hiddens, num_inputs, residual=residual, reset_after=reset_after
+        )
+        inputs.requires_grad_(), H.requires_grad_()
+        by_hand = gradients(model, model.forward, inputs, H, future=future)
+        assert_all_close(by_hand, gradients(model, model.forward_by_steps, inputs, H, future=future))
+
+
+def test_values_and_gradients_equal_nn_gru():
+    for T, B, num_inputs, num_hiddens in random_sizes(50, seed=1):
+        torch.manual_seed(T)
+        rnn, fc = nn.GRU(num_inputs, num_hiddens).double(), nn.Linear(num_hiddens, 2).double()
+        model = GRU.from_torch(rnn, fc)
+        inputs = torch.randn(T, B, num_inputs).double().requires_grad_()
+        H = torch.randn(B, num_hiddens).double().requires_grad_()
+
+        def run(inputs, H, future, rnn=rnn, fc=fc):
+            states, _ = rnn(inputs, H[None])
+            return states, fc(states.relu())
+
+        theirs = nn.ModuleList([rnn, fc])
+        expected = gradients(theirs, run, inputs, H)
+        states, readouts, d_inputs, d_H, dW_xz, dW_hz, db_z, dW_xr, dW_hr, db_r, dW_xh, dW_hh, db_h, db_hh, *d_fc = (
+            gradients(model, model.forward, inputs, H)
+        )
+        in_their_order = [
+            *(states, readouts, d_inputs, d_H),
+            *(torch.hstack(gates).t() for gates in ([dW_xr, dW_xz, dW_xh], [dW_hr, dW_hz, dW_hh])),
+            *(torch.hstack(gates) for gates in ([db_r, db_z, db_h], [db_r, db_z, db_hh])),
+            *d_fc,
+        ]
+        assert_all_close(in_their_order, expected)
+
+
+@pytest.mark.parametrize("reset_after", [False, True])
+@pytest.mark.parametrize("future", [0, 3])
+def test_gradcheck(reset_after, future):
+    model, inputs, H = example(T=4, B=2, num_hiddens=3, residual=True, reset_after=reset_after)
+    inputs.requires_grad_(), H.requires_grad_()
+    names, weights = zip(*model.named_parameters())
+
+    def run(inputs, H, *weights):
+        return torch.func.functional_call(model, dict(zip(names, weights)), (inputs, H, future))
+
+    assert torch.autograd.gradcheck(run, (inputs, H, *weights))
+
+
+@pytest.mark.parametrize("output", [0, 1])
+def test_gradient_where_one_output_is_not_used(output):
+    model, inputs, H = example()
+    inputs.requires_grad_(), H.requires_grad_()
+    wanted = [inputs, H, model.W_xz, model.W_hr, model.W_hh, model.b_h]
+    by_hand = torch.autograd.grad(model(inputs, H)[output][-1].sum(), wanted)
+    assert_all_close(by_hand, torch.autograd.grad(model.forward_by_steps(inputs, H)[output][-1].sum(), wanted))
+
+
+def test_non_contiguous_tensors():
+    model, inputs, H = example()
+    inputs, H = inputs.transpose(0, 1).contiguous().transpose(0, 1), H.t().contiguous().t()
+    assert not inputs.is_contiguous()
+    inputs.requires_grad_(), H.requires_grad_()
+    assert_all_close(gradients(model, model, inputs, H), gradients(model, model.forward_by_steps, inputs, H))
+
+
+def test_no_grad_gives_the_same_values():
+    model, inputs, H = example()
+    states, readouts = model(inputs, H, future=5)
+    with torch.no_grad():
+        quiet_states, quiet_readouts = model(inputs, H, future=5)
+    assert torch.equal(states, quiet_states)
+    assert torch.equal(readouts, quiet_readouts)
+    assert not quiet_states.requires_grad
+
+
+def test_weights_get_their_gradient_where_the_input_needs_none():
+    model, inputs, H = example()
+    model(inputs, H)[1].sum().backward()
+    expected = torch.autograd.grad(model.forward_by_steps(inputs, H)[1].sum(), list(model.parameters()))
+    assert_all_close([weight.grad for weight in model.parameters()], expected)
+
+
+def test_float32_agrees_with_float64_over_a_thousand_steps():
+    model, inputs, H = example(T=1000, B=4, num_hiddens=32)
+    inputs.requires_grad_(), H.requires_grad_()
+    expected = gradients(model, model, inputs, H)
+    narrow = GRU(**model.config())
+    narrow.load_state_dict(model.state_dict())
+    torch.manual_seed(1)
+    outputs = narrow(inputs.float(), H.float())
+    weighted = sum((output * torch.randn_like(output.double()).float()).sum() for output in outputs)
+    got = [*outputs, *torch.autograd.grad(weighted, [inputs, H, *narrow.parameters()])]
+    assert_all_close([tensor.double() for tensor in got], expected, tolerance=1e-4)
+
+
+def test_second_backward_through_the_same_graph():
+    model, inputs, H = example()
+    loss = model(inputs, H, future=4)[1].square().sum()
+    first = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)
+    second = torch.autograd.grad(loss, list(model.parameters()))
+    assert all(torch.equal(one, other) for one, other in zip(first, second))
+
+
+def test_double_backward_is_refused():
+    model, inputs, H = example()
+    (gradient,) = torch.autograd.grad(model(inputs, H)[1].square().sum(), [model.W_hh], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+def test_to_torch_gives_back_what_from_torch_took():
+    torch.manual_seed(0)
+    rnn = nn.GRU(3, 5).double()
+    back = GRU.from_torch(rnn).to_torch()
+    inputs, H = torch.randn(30, 2, 3).double(), torch.randn(1, 2, 5).double()
+    torch.testing.assert_close(back(inputs, H), rnn(inputs, H), rtol=1e-12, atol=1e-12)
+
+
+def test_from_torch_without_biases():
+    rnn = nn.GRU(2, 4, bias=False)
+    inputs = torch.randn(20, 3, 2)
+    torch.testing.assert_close(GRU.from_torch(rnn)(inputs)[0], rnn(inputs)[0])
+
+
+@pytest.mark.parametrize(
+    ("rnn", "fc", "why"),
+    [
+        (nn.LSTM(1, 4), None, "LSTM"),
+        (nn.GRU(1, 4, num_layers=2), None, "num_layers = 2"),
+        (nn.GRU(1, 4, bidirectional=True), None, "bidirectional = True"),
+        (nn.GRU(1, 4, batch_first=True), None, "batch_first = True"),
+        (nn.GRU(1, 4), nn.Linear(5, 1), "4 hidden units"),
+    ],
+)
+def test_what_cannot_be_converted_is_refused(rnn, fc, why):
+    with pytest.raises(ValueError, match=why):
+        GRU.from_torch(rnn, fc)
+
+
+def test_textbook_form_cannot_become_nn_gru():
+    with pytest.raises(ValueError, match="reset_after = False"):
+        GRU(1, 4, 1).to_torch()
+
+
+# ---- bad input ----
 
 
 @pytest.mark.parametrize(
