@@ -9,6 +9,8 @@ FitzHugh (1961) and Nagumo et al. (1962) distilled these two equations from the 
 V, W and time have no units: neither millivolts nor milliseconds. See http://www.scholarpedia.org/article/FitzHugh-Nagumo_model
 """
 
+import functools
+import math
 import time
 from numbers import Integral, Real
 from pathlib import Path
@@ -97,6 +99,90 @@ class FitzhughNagumo(Dataset):
         return _traces(V).transpose(0, 1)
 
 
+class FitzhughNagumoClassification(Dataset):
+    """N voltage traces each of two neurons that differ in `a`: class A (label 0) and class B (label 1).
+
+    T samples over `duration` time units; dt = duration / T. Each trace starts from V(0) uniform in [-1, 1), W(0) = 0.
+    noise_std: standard deviation of the observation noise that is added to V.
+    random_phase: start anywhere on the limit cycle instead.
+    match_period: let class B live at another pace, so that both have the same period and only the waveform differs.
+    Equal seeds give equal data.
+
+    data: (2N, T, 1) float32, first all of class A, then all of class B
+    labels: (2N,) int64
+
+    Raises ValueError where a size is not a positive integer or a number is out of range.
+    """
+
+    CLASSES = {"A": {"I": 0.5, "a": 0.95, "b": 0.2}, "B": {"I": 0.5, "a": 0.7, "b": 0.2}}
+
+    def __init__(self, N, T, duration=400.0, noise_std=0.0, random_phase=False, match_period=False, seed=None):
+        _check_sizes(N, T, duration)
+        _check_number("noise_std", noise_std, 0, 100)
+        for name, switch in (("random_phase", random_phase), ("match_period", match_period)):
+            if not isinstance(switch, bool):
+                raise ValueError(f"{name} = {switch!r}: expected True or False")
+        self.T, self.noise_std, self.dt, self.rng = T, noise_std, duration / T, _generator(seed)
+        slowest = period(**self.CLASSES["A"])
+        # with a random phase: two periods to settle on the limit cycle, and one more to choose the window's start from
+        num_spare = math.ceil(slowest / self.dt) if random_phase else 0
+        t = np.arange(T + num_spare) * self.dt
+        self.traces = []  # per class (T + num_spare, N), without noise
+        for parameters in self.CLASSES.values():
+            own_period = period(**parameters)
+            own_t = t * (own_period / slowest) if match_period else t
+            if random_phase:
+                own_t = np.concatenate([[0.0], own_t + 2 * own_period])
+            V, _ = simulate(self.rng.uniform(-1, 1, N), 0.0, own_t, **parameters)
+            self.traces.append(V[1:] if random_phase else V)
+        self.labels = torch.arange(2).repeat_interleave(N)
+        self.redraw()
+
+    def redraw(self):
+        """Draw every window's start and noise anew from the same neurons: a simulator is an endless training set."""
+        windows = []
+        for V in self.traces:
+            start = self.rng.integers(0, len(V) - self.T + 1, V.shape[1])
+            windows.append(V[start + np.arange(self.T)[:, None], np.arange(V.shape[1])])  # (T, N)
+        V = np.hstack(windows)
+        self.data = _traces(V + self.noise_std * self.rng.standard_normal(V.shape))
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getitem__(self, index):
+        return self.data[index], self.labels[index]
+
+    def visualize_samples(self, num=3):
+        """Draw the first traces of each class; return the figure."""
+        figure, axes = plt.subplots(2, 1, sharex=True, sharey=True, figsize=(8, 5))
+        t = self.dt * np.arange(self.T)
+        for label, (name, ax) in enumerate(zip(self.CLASSES, axes)):
+            for trace in self.data[self.labels == label][:num]:
+                ax.plot(t, trace[:, 0], color=f"C{label}", linewidth=1.2, alpha=0.8)
+            ax.set_ylabel("V")
+            ax.set_title(f"class {name}: a = {self.CLASSES[name]['a']}, b = {self.CLASSES[name]['b']}", loc="left")
+        axes[-1].set(xlabel="time", xlim=(0, t[-1] or 1))
+        return figure
+
+
+@functools.cache
+def period(I=0.5, a=0.7, b=0.8):
+    """Measure the period of a spiking neuron, in time units: the mean interval between upward crossings of V = 0."""
+    t = np.arange(0, 1500, 0.1)
+    V = simulate(0.0, 0.0, t, I=I, a=a, b=b)[0][:, 0]
+    crossings = upward_crossings(V, 0.1)
+    if len(crossings) < 5:
+        raise ValueError(f"I = {I}, a = {a}, b = {b}: expected a neuron that spikes")
+    return float(np.diff(crossings)[2:].mean())  # the first intervals still depend on the start
+
+
+def upward_crossings(V, dt):
+    """Find the times at which a trace (T,) crosses V = 0 upwards, its spikes' beginnings, interpolated linearly."""
+    before = np.flatnonzero((V[:-1] < 0) & (V[1:] >= 0))
+    return (before + V[before] / (V[before] - V[before + 1])) * dt
+
+
 def _traces(V):
     """(T, N) float64 array to (N, T, 1) float32 tensor."""
     return torch.tensor(V.T, dtype=torch.float32).unsqueeze(-1)
@@ -151,12 +237,12 @@ class LiveWindow:
         self.share, self.start, self.spent = share, time.perf_counter(), 0.0
 
     def redraw(self, draw, *args):
-        """Call draw(figure, *args) and show the outcome, if there is a window and it is time."""
+        """Call draw(*args) and show the outcome, if there is a window and it is time."""
         begin = time.perf_counter()
         is_open = self.has_window and plt.fignum_exists(self.figure.number)
         if not is_open or self.spent > self.share * (begin - self.start):
             return
-        draw(self.figure, *args)
+        draw(*args)
         plt.show(block=False)
         self.figure.canvas.draw_idle()
         self.figure.canvas.flush_events()
