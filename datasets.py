@@ -105,7 +105,7 @@ class FitzhughNagumoClassification(Dataset):
     T samples over `duration` time units; dt = duration / T. Each trace starts from V(0) uniform in [-1, 1), W(0) = 0.
     noise_std: standard deviation of the observation noise that is added to V.
     random_phase: start anywhere on the limit cycle instead.
-    match_period: let class B live at another pace, so that both have the same period and only the waveform differs.
+    match_period: let every class live at the pace of the slowest, A: only the waveform tells them apart.
     Equal seeds give equal data.
 
     data: (2N, T, 1) float32, first all of class A, then all of class B
@@ -123,7 +123,7 @@ class FitzhughNagumoClassification(Dataset):
             if not isinstance(switch, bool):
                 raise ValueError(f"{name} = {switch!r}: expected True or False")
         self.T, self.noise_std, self.dt, self.rng = T, noise_std, duration / T, _generator(seed)
-        slowest = period(**self.CLASSES["A"])
+        slowest = max(period(**parameters) for parameters in self.CLASSES.values())
         # with a random phase: two periods to settle on the limit cycle, and one more to choose the window's start from
         num_spare = math.ceil(slowest / self.dt) if random_phase else 0
         t = np.arange(T + num_spare) * self.dt
@@ -135,7 +135,7 @@ class FitzhughNagumoClassification(Dataset):
                 own_t = np.concatenate([[0.0], own_t + 2 * own_period])
             V, _ = simulate(self.rng.uniform(-1, 1, N), 0.0, own_t, **parameters)
             self.traces.append(V[1:] if random_phase else V)
-        self.labels = torch.arange(2).repeat_interleave(N)
+        self.labels = torch.arange(len(self.CLASSES)).repeat_interleave(N)
         self.redraw()
 
     def redraw(self):
@@ -155,14 +155,14 @@ class FitzhughNagumoClassification(Dataset):
 
     def visualize_samples(self, num=3):
         """Draw the first traces of each class; return the figure."""
-        figure, axes = plt.subplots(2, 1, sharex=True, sharey=True, figsize=(8, 5))
+        figure, axes = plt.subplots(len(self.CLASSES), sharex=True, sharey=True, figsize=(8, 5))
         t = self.dt * np.arange(self.T)
         for label, (name, ax) in enumerate(zip(self.CLASSES, axes)):
             for trace in self.data[self.labels == label][:num]:
                 ax.plot(t, trace[:, 0], color=f"C{label}", linewidth=1.2, alpha=0.8)
             ax.set_ylabel("V")
             ax.set_title(f"class {name}: a = {self.CLASSES[name]['a']}, b = {self.CLASSES[name]['b']}", loc="left")
-        axes[-1].set(xlabel="time", xlim=(0, t[-1] or 1))
+        axes[-1].set(xlabel="time", xlim=(0, self.T * self.dt))
         return figure
 
 

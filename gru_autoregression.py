@@ -59,8 +59,8 @@ flag("--n_hidden", type=number(int, 1, 2048), default=64, help="hidden units")
 # training
 flag("--num_epochs_one_step", type=number(int, 0, 100_000), default=80, help="stage 1: epochs of next-step prediction")
 flag("--num_epochs", type=number(int, 0, 100_000), default=100, help="stage 2: epochs of running freely")
-flag("--updates_per_epoch", type=number(int, 1, 100_000), default=100, help="gradient steps per epoch of stage 2")
-flag("--horizon", type=number(int, 1, 100_000), default=300, help="stage 2: free steps at the end of training")
+flag("--updates_per_epoch", type=number(int, 1, 100_000), default=75, help="gradient steps per epoch of stage 2")
+flag("--horizon", type=number(int, 1, 100_000), default=400, help="stage 2: free steps at the end of training")
 flag("--first_horizon", type=number(int, 1, 100_000), default=16, help="stage 2: free steps at its beginning")
 flag(
     "--input_noise", type=number(float, 0, 100), default=0.02, help="stage 1: standard deviation of noise on the input"
@@ -69,7 +69,7 @@ flag("--batch_size", type=number(int, 1, 100_000), default=32, help="trajectorie
 flag("--window", type=number(int, 1, 100_000), default=50, help="stage 1: steps the gradient flows back")
 flag("--init_lr", type=number(float, 1e-9, 1e9), default=1e-2, help="stage 1: learning rate of Adam, decays to 0")
 flag("--free_lr", type=number(float, 1e-9, 1e9), default=1e-3, help="stage 2: learning rate of Adam, decays to 0")
-flag("--max_grad_norm", type=number(float, 1e-9, 1e9), default=1.0, help="a longer gradient is clipped to this norm")
+flag("--max_grad_norm", type=number(float, 1e-9, 1e9), default=0.1, help="a longer gradient is clipped to this norm")
 flag("--seed", type=number(int, 0, 2**31 - 1), default=0, help="fixes the data, the first weights and the batches")
 flag("--device", type=device, default="auto", help="auto, cpu or cuda")
 # output
@@ -150,7 +150,7 @@ def next_step_epoch(model, dataset, optimizer, progress, args):
 def free_running_epoch(model, dataset, optimizer, progress, args):
     """Stage 2: run freely from random moments and learn from where that leads; return the mean loss."""
     device = next(model.parameters()).device
-    growth = min(1, progress / 0.6)  # the last 40 % of the stage are spent at the full horizon
+    growth = min(1, 2 * progress)  # the second half of the stage is spent at the full horizon
     horizon = round(args.first_horizon * (args.horizon / args.first_horizon) ** growth)
     losses = []
     for _ in range(args.updates_per_epoch):
@@ -337,9 +337,10 @@ def animate(path, true, generated, dt, warm_up, periods=8, num_frames=70):
 def draw_pictures(out_dir, model, dataset, warm_up):
     """Draw the run of the last trajectory, as an animation and as a limit cycle; return the paths."""
     generated, states = run_freely(model, dataset.data_x, warm_up)
-    paths = [out_dir / "autoGRU.gif", out_dir / "phase_portrait.png"]
+    paths = [out_dir / name for name in ("autoGRU.gif", "phase_portrait.png", "gates.png")]
     animate(paths[0], dataset.data_x[-1].flatten().numpy(), generated[-1].flatten().numpy(), dataset.dt, warm_up)
     draw_phase_portrait(paths[1], dataset, generated, states, warm_up)
+    draw_gates(paths[2], model, generated[-1], states[:, -1], dataset.dt)
     return paths
 
 
@@ -364,10 +365,37 @@ def draw_phase_portrait(path, dataset, generated, states, warm_up):
     left.plot(V[last], W_read[last], "--", color="tab:red", label="GRU, W read out of its state")
     left.set(xlabel="V", ylabel="W", xlim=(-2.4, 2.4), ylim=(-0.7, 2.6), title="the limit cycle")
     left.legend(loc="upper center", ncols=2, fontsize=10)
-    components = PCA(2).fit_transform(states[-1][last])
+    with np.errstate(invalid="ignore"):  # a network that has fallen silent has no variance to explain
+        components = PCA(2).fit_transform(states[-1][last])
     points = right.scatter(*components.T, c=phase, cmap="twilight", s=14)
     right.set(xlabel="first principal component", ylabel="second", title="the same cycle in the hidden state")
     figure.colorbar(points, ax=right, label="phase")
+    with replacing(path) as temporary:
+        figure.savefig(temporary)
+
+
+@torch.no_grad()
+def draw_gates(path, model, x, states, dt, num_units=4):
+    """Draw V and the two gates of a few units along the last period of a generated trace x (T, 1), states (T, n)."""
+    x, H = x[1:].to(model.W_xz.device), states[:-1].to(model.W_xz.device)  # a gate sees the input and the state before
+    Z = torch.sigmoid(x @ model.W_xz + H @ model.W_hz + model.b_z).cpu()
+    R = torch.sigmoid(x @ model.W_xr + H @ model.W_hr + model.b_r).cpu()
+    last = slice(-round(1.2 * period() / dt), None)
+    Z, R, V = Z[last], R[last], x[last].cpu()
+    units = Z.std(dim=0).argsort(descending=True)[:num_units]  # those whose update gate moves most
+    t = dt * np.arange(len(V))
+
+    figure = Figure(figsize=(8, 6))
+    axes = figure.subplots(3, sharex=True)
+    axes[0].plot(t, V, color="black")
+    for k, unit in enumerate(units):
+        axes[1].plot(t, Z[:, unit], color=f"C{k}", label=f"unit {unit}")
+        axes[2].plot(t, R[:, unit], color=f"C{k}")
+    for ax, label in zip(axes, ("V", "update gate Z", "reset gate R")):
+        ax.set_ylabel(label)
+    axes[1].set_ylim(-0.05, 1.05)
+    axes[2].set(ylim=(-0.05, 1.05), xlabel="time", xlim=(0, t[-1]))
+    figure.legend(loc="outside upper center", ncols=num_units)
     with replacing(path) as temporary:
         figure.savefig(temporary)
 

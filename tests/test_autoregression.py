@@ -1,0 +1,136 @@
+"""The judges of free running, on traces whose answer is known; generation; and the shipped network."""
+
+import math
+import resource
+
+import numpy as np
+import pytest
+import torch
+
+import gru_autoregression as task
+from datasets import FitzhughNagumo, simulate
+from models import GRU, load_checkpoint, save_checkpoint
+
+DT = 400 / 512
+
+
+def spiking(slower=1.0, scale=1.0, num_samples=4096):
+    """A neuron's voltage from the solver, with its time stretched and its voltage scaled: the truth is known."""
+    V, _ = simulate(0.3, 0.0, np.arange(num_samples) * DT / slower)
+    return scale * V[:, 0]
+
+
+def test_a_perfect_generator_has_no_error():
+    true = spiking()
+    period_error, in_phase, drift = task.compare_spikes(true, true, DT)
+    assert (period_error, drift) == (0, 0)
+    assert in_phase == pytest.approx(4096 * DT / 122.11, rel=1e-3)
+    assert task.spectrum_distance(true, true) < 1e-7
+
+
+@pytest.mark.parametrize("slower", [1.01, 0.98])
+def test_a_generator_with_a_wrong_period_drifts_out_of_phase(slower):
+    period_error, in_phase, drift = task.compare_spikes(spiking(), spiking(slower), DT)
+    assert period_error == pytest.approx(abs(slower - 1), rel=0.02)
+    assert in_phase == pytest.approx(0.05 / abs(slower - 1), abs=1)
+    assert drift == pytest.approx(25 * abs(slower - 1), abs=2 * abs(slower - 1))
+
+
+def test_a_generator_that_falls_silent_is_out_of_phase_from_there():
+    true = spiking()
+    silent = true.copy()
+    silent[800:] = -1.0
+    _, in_phase, _ = task.compare_spikes(true, silent, DT)
+    assert in_phase == pytest.approx(800 * DT / 122.11, abs=1)
+    assert task.spectrum_distance(true, silent) > 0.2
+
+
+def test_a_generator_that_never_spikes():
+    assert task.compare_spikes(spiking(), np.full(4096, -1.0), DT)[::2] == (1.0, 1.0)
+    assert task.compare_spikes(spiking(), np.full(4096, -1.0), DT)[1] < 1
+    assert task.spectrum_distance(spiking(), np.full(4096, -1.0)) == 1
+
+
+def test_spectrum_distance_against_the_textbook_formula():
+    true, other = spiking(), spiking(1.3, 0.7)
+    p, q = (np.abs(np.fft.rfft(V - V.mean())) ** 2 for V in (true, other))
+    p, q = p / p.sum(), q / q.sum()
+    expected = np.linalg.norm(np.sqrt(p) - np.sqrt(q)) / math.sqrt(2)
+    assert task.spectrum_distance(true, other) == pytest.approx(expected, abs=1e-12)
+    assert task.spectrum_distance(2 * true, 0.5 * true) < 1e-7  # the amplitude does not matter
+
+
+@pytest.mark.parametrize("future_T", [1, 2, 7, 8, 30])
+def test_generate_equals_single_steps_across_its_blocks(future_T):
+    torch.manual_seed(0)
+    model = GRU(1, 6, 1, residual=True).double()
+    init_x = torch.randn(9, 2, 1).double()
+    generated = task.generate(model, init_x, future_T, block=7)
+    states, readouts = model(init_x)
+    H, Y = states[-1], readouts[-1]
+    expected = [Y]
+    for _ in range(future_T - 1):
+        H, Y = model.single_step(Y, H)
+        expected.append(Y)
+    torch.testing.assert_close(generated, torch.stack(expected).detach(), rtol=1e-12, atol=1e-12)
+
+
+def test_run_freely_lines_up_samples_and_states():
+    torch.manual_seed(0)
+    model = GRU(1, 6, 1, residual=True)
+    x = torch.randn(3, 40, 1)
+    generated, states = task.run_freely(model, x, 10)
+    assert torch.equal(generated[:, :10], x[:, :10])
+    torch.testing.assert_close(generated[:, 10:].transpose(0, 1), task.generate(model, x[:, :10].transpose(0, 1), 30))
+    # the state at t is the one that has just seen the sample of t
+    torch.testing.assert_close(model(generated.transpose(0, 1))[0].detach(), states)
+
+
+def test_recovery_is_read_out_by_regression_on_other_trajectories():
+    rng = np.random.default_rng(0)
+    states = torch.tensor(rng.standard_normal((50, 4, 3)), dtype=torch.float32)
+    w = (states @ torch.tensor([1.0, -2.0, 0.5]) + 0.3).t().unsqueeze(-1)  # (N, T, 1)
+    regression, kept, W = task.fit_recovery(states, w, warm_up=10)
+    assert kept.shape == (4, 40, 3)
+    assert W.shape == (4, 40)
+    assert regression.score(np.concatenate(kept[2:]), np.concatenate(W[2:])) == pytest.approx(1)
+    w[:2] = torch.randn(2, 50, 1)  # on these it is fitted
+    regression, kept, W = task.fit_recovery(states, w, warm_up=10)
+    assert regression.score(np.concatenate(kept[2:]), np.concatenate(W[2:])) < 0.9
+
+
+def test_shipped_network_holds_the_limit_cycle():
+    model = load_checkpoint(task.SHIPPED)
+    metrics = task.evaluate_model(model, FitzhughNagumo(16, 50 + 4096, duration=(50 + 4096) * DT, seed=99), 50)
+    assert metrics["period_error"] <= 5e-4
+    assert metrics["periods_in_phase"] >= 26
+    assert metrics["periods_in_phase_min"] >= 25
+    assert metrics["amplitude_error"] <= 5e-3
+    assert metrics["w_r2"] >= 0.99
+    assert metrics["test_mse"] < 0.01 * metrics["persistence_mse"]
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_steps_end_on_the_limit_cycle():
+    model = load_checkpoint(task.SHIPPED)
+    init_x = FitzhughNagumo(1, 512, seed=3).get_init(50)
+    task.generate(model, init_x, 3000)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    generated = task.generate(model, init_x, 100_000)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000  # KiB: no states are kept
+    last = generated[-2000:].flatten().numpy()
+    spikes = task.upward_crossings(last, DT)
+    assert np.diff(spikes).mean() == pytest.approx(122.11, rel=2e-3)
+    assert np.ptp(last) == pytest.approx(3.96, rel=0.01)
+
+
+def test_bare_state_dict_of_any_size_is_run(tmp_path):
+    torch.save(GRU(1, 11, 1).state_dict(), tmp_path / "bare.pth")
+    model = task.load_model(tmp_path / "bare.pth", "cpu")
+    assert model.num_hiddens == 11
+
+
+def test_a_network_of_another_task_is_refused(tmp_path):
+    save_checkpoint(tmp_path / "other.pth", GRU(1, 4, 2), task="classification")
+    with pytest.raises(ValueError, match=r"other\.pth: is of the task classification.*--retrain"):
+        task.load_model(tmp_path / "other.pth", "cpu")

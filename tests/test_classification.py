@@ -1,0 +1,181 @@
+"""The two neurons that are to be told apart, and how the telling is judged."""
+
+import numpy as np
+import pytest
+import torch
+
+import gru_classification_scratch as task
+from datasets import FitzhughNagumoClassification, period, simulate
+from models import GRU
+
+PERIOD_A, PERIOD_B = 165.57, 123.29  # ANCHORS of the simulator: a 0.95, b 0.2 and a 0.7, b 0.2
+
+
+def test_periods_are_those_of_the_two_neurons():
+    assert period(a=0.95, b=0.2) == pytest.approx(PERIOD_A, abs=0.02)
+    assert period(a=0.7, b=0.2) == pytest.approx(PERIOD_B, abs=0.02)
+    with pytest.raises(ValueError, match="a neuron that spikes"):
+        period(I=0.0)
+
+
+def test_shapes_types_and_labels():
+    data = FitzhughNagumoClassification(5, 30, duration=12.0, seed=0)
+    assert data.data.shape == (10, 30, 1)
+    assert data.data.dtype == torch.float32
+    assert data.labels.tolist() == [0] * 5 + [1] * 5
+    assert data.labels.dtype == torch.int64
+    assert data.dt == 0.4
+    x, label = data[7]
+    assert torch.equal(x, data.data[7])
+    assert label == 1
+
+
+def test_original_data_are_clean_trajectories_from_the_start():
+    data = FitzhughNagumoClassification(3, 200, duration=80.0, seed=1)
+    for label, a in enumerate((0.95, 0.7)):
+        traces = data.data[data.labels == label, :, 0].double().numpy()
+        V, _ = simulate(traces[:, 0], 0.0, np.arange(200) * 0.4, a=a, b=0.2)
+        np.testing.assert_allclose(traces, V.T, atol=1e-4)
+
+
+def test_noise_is_added_with_the_given_deviation():
+    clean, noisy = (FitzhughNagumoClassification(50, 100, 40.0, noise_std=std, seed=2).data for std in (0.0, 0.2))
+    difference = noisy - clean
+    assert difference.std().item() == pytest.approx(0.2, rel=0.03)
+    assert abs(difference.mean().item()) < 0.01
+
+
+def test_random_phase_starts_anywhere_on_the_limit_cycle():
+    data = FitzhughNagumoClassification(300, 50, 20.0, random_phase=True, seed=3)
+    fixed = FitzhughNagumoClassification(300, 50, 20.0, seed=3)
+    for label in (0, 1):
+        start = data.data[data.labels == label, 0, 0].numpy()
+        assert np.mean(start < -1) > 0.15  # on the lower branch
+        assert np.mean(start > 1) > 0.15  # on the upper one
+        assert abs(fixed.data[fixed.labels == label, 0, 0]).max() <= 1
+    # the shares of time on either branch are those of the neuron itself
+    long, _ = simulate(0.0, 0.0, np.arange(2000, 6000, 0.5) - 2000, a=0.7, b=0.2)
+    shares = [np.mean(values > 0) for values in (long[800:], data.data[data.labels == 1].numpy())]
+    assert shares[0] == pytest.approx(shares[1], abs=0.07)
+
+
+def test_match_period_leaves_only_the_waveform():
+    def measured(match_period, label):
+        data = FitzhughNagumoClassification(2, 4000, 1600.0, match_period=match_period, seed=4)
+        trace = data.data[data.labels == label][0].flatten().numpy()
+        upward = np.flatnonzero((trace[:-1] < 0) & (trace[1:] >= 0)) * data.dt
+        return np.diff(upward)[1:].mean()
+
+    assert measured(False, 0) == pytest.approx(PERIOD_A, abs=0.2)
+    assert measured(False, 1) == pytest.approx(PERIOD_B, abs=0.2)
+    assert measured(True, 0) == pytest.approx(PERIOD_A, abs=0.2)
+    assert measured(True, 1) == pytest.approx(PERIOD_A, abs=0.2)
+
+
+def test_redraw_gives_new_windows_and_noise_of_the_same_neurons():
+    data = FitzhughNagumoClassification(4, 40, 16.0, noise_std=0.1, random_phase=True, seed=5)
+    first = data.data.clone()
+    data.redraw()
+    assert data.data.shape == first.shape
+    assert not torch.equal(data.data, first)
+    again = FitzhughNagumoClassification(4, 40, 16.0, noise_std=0.1, random_phase=True, seed=5)
+    assert torch.equal(again.data, first)
+
+
+def test_visualize_samples_returns_its_figure():
+    figure = FitzhughNagumoClassification(4, 40, 16.0, seed=6).visualize_samples()
+    assert len(figure.axes) == 2
+    assert figure.axes[1].get_xlabel() == "time"
+    assert [len(axes.lines) for axes in figure.axes] == [3, 3]
+    task.plt.close(figure)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"N": 0}, "N = 0"),
+        ({"T": 2.5}, "T = 2.5"),
+        ({"duration": -1}, "duration = -1"),
+        ({"noise_std": -0.1}, "noise_std = -0.1"),
+        ({"noise_std": float("nan")}, "noise_std = nan"),
+        ({"random_phase": 1}, "random_phase = 1"),
+        ({"match_period": "yes"}, "match_period = 'yes'"),
+        ({"seed": 1.5}, "seed = 1.5"),
+    ],
+)
+def test_wrong_argument_is_named(arguments, named):
+    with pytest.raises(ValueError, match=named):
+        FitzhughNagumoClassification(**({"N": 1, "T": 10} | arguments))
+
+
+class Certain(torch.nn.Module):
+    """Knows class B by a positive first sample, but says so only after half of the trace."""
+
+    weight = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, x):
+        logits = torch.zeros(*x.shape[:2], 2)
+        logits[..., 0] = 1.0
+        logits[len(x) // 2 :, :, 1] = 2.0 * (x[0, :, 0] > 0)
+        return None, logits
+
+    def parameters(self):
+        return iter([self.weight])
+
+
+class Constant:
+    def predict(self, features):
+        return np.zeros(len(features))
+
+
+def test_accuracy_on_the_way_and_confusion_matrix():
+    data = torch.tensor([-1.0, -1.0, -1.0, 1.0, 1.0, -1.0]).reshape(6, 1, 1).repeat(1, 8, 1)
+    labels = torch.tensor([0, 0, 0, 1, 1, 1])  # the last one will be taken for A
+    metrics = task.evaluate_model(Certain(), Constant(), data, labels)
+    assert metrics["accuracy"] == pytest.approx(5 / 6)
+    assert metrics["accuracy_at_quarter"] == pytest.approx(3 / 6)
+    assert metrics["accuracy_at_half"] == pytest.approx(3 / 6)  # sample 4 of 8: one before it speaks
+    assert metrics["accuracy_at_three_quarters"] == pytest.approx(5 / 6)
+    assert metrics["baseline_accuracy"] == pytest.approx(3 / 6)
+    assert metrics["confusion_matrix"] == [[3, 0], [1, 2]]
+
+
+def test_a_single_class_still_gives_two_by_two(tmp_path):
+    data, labels = torch.ones(4, 8, 1), torch.ones(4, dtype=torch.int64)
+    matrix = task.evaluate_model(Certain(), Constant(), data, labels)["confusion_matrix"]
+    assert matrix == [[0, 0], [0, 4]]
+    task.draw_confusion(tmp_path / "cfmat.png", matrix)
+    assert (tmp_path / "cfmat.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("data", "labels", "message"),
+    [
+        (torch.zeros(0, 5, 1), torch.zeros(0), "data has 0 traces"),
+        (torch.zeros(2, 5, 1), torch.tensor([0, 2]), "labels from 0 to 2"),
+        (torch.zeros(2, 5, 1), torch.tensor([0]), "labels 1"),
+    ],
+)
+def test_nothing_to_score_or_labels_out_of_range(data, labels, message):
+    with pytest.raises(ValueError, match=message):
+        task.evaluate_model(GRU(1, 3, 2), Constant(), data, labels)
+
+
+def test_summary_features_of_a_known_trace():
+    trace = torch.tensor([-1.0, 1.0, 1.0, -1.0, 1.0, -1.0, -1.0, -1.0]).reshape(1, 8, 1)
+    mean, std, above, crossings = task.summary_features(trace)[0]
+    assert mean == pytest.approx(-0.25)
+    assert std == pytest.approx(np.sqrt(1 - 0.25**2))
+    assert above == 3 / 8
+    assert crossings == 2
+
+
+def test_a_threshold_solves_the_original_task_but_not_the_hard_one():
+    settings = {"noise_std": 0.2, "random_phase": True, "match_period": True}
+    for expected, train, test in (
+        ((0.999, 1.0), *(FitzhughNagumoClassification(100, 500, 400.0, seed=seed) for seed in (0, 1))),
+        ((0.5, 0.75), *(FitzhughNagumoClassification(200, 250, 100.0, seed=seed, **settings) for seed in (0, 1))),
+    ):
+        baseline = task.fit_baseline(train)
+        accuracy = np.mean(baseline.predict(task.summary_features(test.data)) == test.labels.numpy())
+        assert expected[0] <= accuracy <= expected[1]
