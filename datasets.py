@@ -18,6 +18,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.animation import FuncAnimation
 from matplotlib.backends import BackendFilter, backend_registry
 from scipy.integrate import solve_ivp
 from torch.utils.data import Dataset
@@ -250,3 +251,11 @@ class LiveWindow:
 
     def close(self):
         plt.close(self.figure)
+
+
+def write_gif(path, figure, update, frames, fps=8, hold=8):
+    """Write what update(frame) draws, for all frames, as a GIF for ever; it rests on the last frame for `hold` more."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # the layout stays as it is now: to compute it anew would take half the time
+    frames = [*frames] + [frames[-1]] * hold
+    FuncAnimation(figure, update, frames, init_func=lambda: None).save(path, writer="pillow", fps=fps)

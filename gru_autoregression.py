@@ -18,14 +18,13 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from matplotlib.animation import FuncAnimation
 from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LinearRegression
 from torch.nn.functional import mse_loss
 from tqdm import tqdm
 
-from datasets import STYLE, FitzhughNagumo, LiveWindow, period, upward_crossings
+from datasets import STYLE, FitzhughNagumo, LiveWindow, period, upward_crossings, write_gif
 from models import (
     GRU,
     FlagParser,
@@ -317,7 +316,7 @@ def plot_growing_trace(figure, true, generated, dt, warm_up):
     return update
 
 
-def animate(path, true, generated, dt, warm_up, periods=8, num_frames=70):
+def animate(path, true, generated, dt, warm_up, periods=8, num_frames=60):
     """Write autoGRU.gif: the warm-up, then the generated trace growing over the true one; in a window, too."""
     shown = min(len(true), warm_up + round(periods * period() / dt))
     true, generated = true[:shown], generated[:shown]
@@ -329,9 +328,8 @@ def animate(path, true, generated, dt, warm_up, periods=8, num_frames=70):
     live.close()
     figure = Figure()
     update = plot_growing_trace(figure, true, generated, dt, warm_up)
-    animation = FuncAnimation(figure, update, [*ends] + [shown] * 20, init_func=lambda: None)
     with replacing(path) as temporary:
-        animation.save(temporary, writer="pillow", fps=12)
+        write_gif(temporary, figure, update, ends, fps=12, hold=12)
 
 
 def draw_pictures(out_dir, model, dataset, warm_up):
@@ -358,12 +356,12 @@ def draw_phase_portrait(path, dataset, generated, states, warm_up):
 
     figure = Figure(figsize=(11, 4.5))
     left, right = figure.subplots(1, 2)
-    v = np.linspace(-2.3, 2.3, 200)
+    v, w = np.linspace(-2.3, 2.3, 200), np.linspace(-0.7, 1.7, 2)
     left.plot(v, v - v**3 / 3 + dataset.parameters["I"], ":", color="0.4", label="dV/dt = 0")
-    left.plot(v, (v + dataset.parameters["a"]) / dataset.parameters["b"], "-.", color="0.4", label="dW/dt = 0")
+    left.plot(w * dataset.parameters["b"] - dataset.parameters["a"], w, "-.", color="0.4", label="dW/dt = 0")
     left.plot(true_V[last], W[-1][last], color="0.6", linewidth=5, label="neuron")
     left.plot(V[last], W_read[last], "--", color="tab:red", label="GRU, W read out of its state")
-    left.set(xlabel="V", ylabel="W", xlim=(-2.4, 2.4), ylim=(-0.7, 2.6), title="the limit cycle")
+    left.set(xlabel="V", ylabel="W", xlim=(-2.4, 2.4), ylim=(-0.7, 2.3), title="the limit cycle")
     left.legend(loc="upper center", ncols=2, fontsize=10)
     with np.errstate(invalid="ignore"):  # a network that has fallen silent has no variance to explain
         components = PCA(2).fit_transform(states[-1][last])

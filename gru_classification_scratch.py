@@ -16,7 +16,6 @@ import time
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from matplotlib.animation import FuncAnimation
 from matplotlib.figure import Figure
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
@@ -26,7 +25,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from datasets import STYLE, FitzhughNagumoClassification, LiveWindow
+from datasets import STYLE, FitzhughNagumoClassification, LiveWindow, write_gif
 from models import GRU, FlagParser, check_loss, device, folder, number, replacing, run, save_checkpoint, save_metrics
 
 STEM = "gru_classification_scratch"
@@ -253,11 +252,8 @@ def animate(path, data, probabilities, dt, num_frames=60):
         live.redraw(update, end)
     live.close()
     figure = Figure()
-    animation = FuncAnimation(
-        figure, plot_arriving(figure, data, probabilities, dt), [*ends] + [ends[-1]] * 20, init_func=lambda: None
-    )
     with replacing(path) as temporary:
-        animation.save(temporary, writer="pillow", fps=10)
+        write_gif(temporary, figure, plot_arriving(figure, data, probabilities, dt), ends, fps=12, hold=12)
 
 
 def draw_pictures(out_dir, model, test_set, metrics):

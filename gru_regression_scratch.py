@@ -16,7 +16,6 @@ import time
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from matplotlib.animation import FuncAnimation
 from matplotlib.figure import Figure
 from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
@@ -25,7 +24,7 @@ from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from datasets import STYLE, FitzhughNagumo, LiveWindow
+from datasets import STYLE, FitzhughNagumo, LiveWindow, write_gif
 from models import GRU, FlagParser, check_loss, device, folder, number, replacing, run, save_checkpoint, save_metrics
 
 STEM = "gru_regression_scratch"
@@ -212,9 +211,9 @@ def animate(path, view, history, max_frames=50):
     epochs = np.unique(np.linspace(1, len(history["loss"]), max_frames, dtype=int))
     figure = Figure()
     update = plot_fit(figure, view)
-    animation = FuncAnimation(figure, lambda epoch: update(history, epoch), [*epochs] + [epochs[-1]] * 10)
+    update(history, epochs[0])  # its title takes part in the layout
     with replacing(path) as temporary:
-        animation.save(temporary, writer="pillow", fps=6)
+        write_gif(temporary, figure, lambda epoch: update(history, epoch), epochs)
 
 
 def draw_gradients(path, before, after, window):
@@ -251,6 +250,8 @@ def print_table(metrics, dt):
 def main(argv=None):
     args = parser.parse_args(argv)
     start = time.perf_counter()
+    if args.window > args.num_samples:
+        raise ValueError(f"--window = {args.window}: expected at most --num_samples = {args.num_samples}")
     torch.set_num_threads(1)  # products this small lose more to a second thread than they win
     torch.manual_seed(args.seed)
     plt.style.use(STYLE)

@@ -1,0 +1,356 @@
+"""What a student's or a cluster's day does to the scripts: nothing is lost, and nothing fails in silence."""
+
+import io
+import json
+import os
+import pickle
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from test_scripts import SCRIPTS, TINY, TOP, run_script
+
+from models import GRU, load_checkpoint, replacing, save_checkpoint
+
+
+def start_script(stem, flags, out_dir, **kwargs):
+    command = [sys.executable, str(TOP / f"{stem}.py"), *TINY[stem].split(), *flags.split(), "--out_dir", str(out_dir)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, **(pipes | kwargs))
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+# ---- a run that is stopped ----
+
+
+@pytest.mark.parametrize("stem", SCRIPTS)
+def test_ctrl_c_evaluates_and_saves_the_best_model_so_far(stem, tmp_path):
+    process = start_script(stem, "--num_epochs 100000 --no-train_visualization", tmp_path)
+    wait_for(lambda: (tmp_path / f"{stem}_partial.pth").exists())
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert stderr == ""
+    assert load_checkpoint(tmp_path / f"{stem}.pth").num_hiddens == 4
+    assert json.loads((tmp_path / f"{stem}_metrics.json").read_text())["interrupted"] is True
+    assert {path.name for path in tmp_path.iterdir()} == {f"{stem}.pth", f"{stem}_metrics.json"}
+    assert f"wrote {tmp_path / stem}.pth" in stdout
+
+
+def save_for_ever(path):
+    torch.set_num_threads(1)
+    model = GRU(1, 300, 1)
+    while True:
+        save_checkpoint(path, model)
+
+
+@pytest.mark.parametrize("kill", [signal.SIGTERM, signal.SIGKILL])
+def test_killed_while_saving_leaves_a_whole_file(kill, tmp_path):
+    rng, loaded = random.Random(0), 0
+    for k in range(20):
+        folder = tmp_path / str(k)
+        folder.mkdir()
+        child = os.fork()  # a fresh interpreter would spend its life importing torch
+        if child == 0:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            save_for_ever(folder / "model.pth")
+        time.sleep(rng.uniform(0, 0.1))
+        os.kill(child, kill)
+        os.waitpid(child, 0)
+        if (folder / "model.pth").exists():
+            assert load_checkpoint(folder / "model.pth").num_hiddens == 300
+            loaded += 1
+        assert len([path for path in folder.iterdir() if path.name != "model.pth"]) <= 1
+    assert loaded > 5  # saves had begun
+
+
+# ---- a file that cannot be written ----
+
+
+def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "model.pth"
+    save_checkpoint(path, GRU(1, 4, 1))
+    old = path.read_bytes()
+
+    def full_disk(self, data):
+        with open(self, "wb") as file:
+            file.write(bytes(data)[:100])
+        raise OSError(28, "No space left on device", str(self))
+
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    with pytest.raises(OSError, match=r"No space left on device.*model"):
+        save_checkpoint(path, GRU(1, 5, 1))
+    assert path.read_bytes() == old
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="needs the right to mount a small disk")
+def test_a_disk_that_fills_up(tmp_path):
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)], check=False).returncode:
+        pytest.skip("this machine lets nobody mount a small disk")
+    try:
+        path = tmp_path / "model.pth"
+        save_checkpoint(path, GRU(1, 4, 1))
+        with pytest.raises(OSError, match="No space left on device"):
+            save_checkpoint(path, GRU(1, 200, 1))
+        assert load_checkpoint(path).num_hiddens == 4
+        assert list(tmp_path.iterdir()) == [path]
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_a_path_that_is_a_folder(tmp_path):
+    (tmp_path / "model.pth" / "inside").mkdir(parents=True)
+    with pytest.raises(OSError, match=r"model\.pth"):
+        save_checkpoint(tmp_path / "model.pth", GRU(1, 4, 1))
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pth"]
+
+
+def test_a_script_that_cannot_write_says_so_in_one_line(tmp_path):
+    stem = "gru_regression_scratch"
+    (tmp_path / f"{stem}_partial.pth").mkdir()
+    result = run_script(stem, "--no-train_visualization", tmp_path)
+    assert result.returncode == 1
+    assert len(result.stderr.splitlines()) == 1
+    assert f"{stem}_partial.pth" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == [f"{stem}_partial.pth"]
+
+
+def test_replacing_removes_what_an_error_left(tmp_path):
+    def write_and_fail():
+        with replacing(tmp_path / "figure.png") as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_and_fail()
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- a checkpoint that is not one ----
+
+
+def good_bytes():
+    buffer = io.BytesIO()
+    torch.manual_seed(0)
+    model = GRU(1, 5, 1, residual=True)
+    torch.save({"config": model.config(), "info": {"dt": 0.4}, "state_dict": model.state_dict()}, buffer)
+    return buffer.getvalue()
+
+
+def saved(content):
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def altered(**changes):
+    content = torch.load(io.BytesIO(good_bytes()), weights_only=True)
+    content["state_dict"] |= changes
+    return saved(content)
+
+
+class Malicious:
+    def __reduce__(self):
+        return os.mkdir, (str(Path(os.environ["PYTEST_MALICE"]) / "executed"),)
+
+
+def damaged_files():
+    good = good_bytes()
+    content = torch.load(io.BytesIO(good), weights_only=True)
+    renamed = {name.replace("W_hz", "W_zz"): weight for name, weight in content["state_dict"].items()}
+    return {
+        "empty": b"",
+        "truncated by half": good[: len(good) // 2],
+        "truncated by a byte": good[:-1],
+        "random": random.Random(0).randbytes(3000),
+        "html": b"<!DOCTYPE html><html><body>404</body></html>",
+        "git lfs pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 17026\n",
+        "nan weights": altered(W_hh=torch.full((5, 5), torch.nan)),
+        "infinite weights": altered(b_h=torch.full((5,), torch.inf)),
+        "wrong shape": altered(W_hh=torch.zeros(5, 6)),
+        "wrong type": altered(W_hh="five"),
+        "wrong keys": saved(content | {"state_dict": renamed}),
+        "bare, wrong keys": saved(renamed),
+        "bare, a missing key": saved({k: v for k, v in content["state_dict"].items() if k != "b_r"}),
+        "no config": saved({"state_dict": content["state_dict"]}),
+        "wrong config": saved(content | {"config": {"num_inputs": -1}}),
+        "config of another size": saved(content | {"config": content["config"] | {"num_hiddens": 6}}),
+        "info that is not a dict": saved(content | {"info": 3}),
+        "a tensor": saved(torch.zeros(3)),
+        "a list": saved([1, 2]),
+        "another network": saved(torch.nn.Linear(2, 3).state_dict()),
+        "a pickle": pickle.dumps({"W_xz": 1}),
+        "a zip of something": zip_of_text(),
+    }
+
+
+def zip_of_text():
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("hello.txt", "hello")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", damaged_files())
+def test_a_damaged_checkpoint_is_refused(kind, tmp_path):
+    path = tmp_path / "model.pth"
+    path.write_bytes(damaged_files()[kind])
+    with pytest.raises(ValueError, match=r"^checkpoint .*model\.pth: \S") as error:
+        load_checkpoint(path)
+    assert "\n" not in str(error.value)
+    assert path.read_bytes() == damaged_files()[kind]
+
+
+def test_a_missing_checkpoint_and_a_folder_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="No such file"):
+        load_checkpoint(tmp_path / "none.pth")
+    with pytest.raises(ValueError, match="Is a directory"):
+        load_checkpoint(tmp_path)
+
+
+def test_a_flipped_byte_is_refused_or_harmless(tmp_path):
+    good, path, refused = good_bytes(), tmp_path / "model.pth", 0
+    expected = torch.load(io.BytesIO(good), weights_only=True)["state_dict"]
+    for position in range(0, len(good), 7):
+        path.write_bytes(good[:position] + bytes([good[position] ^ 0x40]) + good[position + 1 :])
+        try:
+            model = load_checkpoint(path)
+        except ValueError:
+            refused += 1
+        else:  # a byte that carries nothing, such as padding between the parts
+            assert all(torch.equal(expected[name], weight) for name, weight in model.state_dict().items())
+    assert refused > 100
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_malicious_pickle_is_never_executed(wrapped, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTEST_MALICE", str(tmp_path))
+    path = tmp_path / "model.pth"
+    path.write_bytes(saved({"state_dict": Malicious()}) if wrapped else pickle.dumps(Malicious()))
+    with pytest.raises(ValueError, match=r"model\.pth"):
+        load_checkpoint(path)
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("kind", ["missing", "nan weights"])
+def test_the_script_refuses_a_checkpoint_in_one_line(kind, tmp_path):
+    path = tmp_path / "model.pth"
+    if kind != "missing":
+        path.write_bytes(damaged_files()[kind])
+    command = [sys.executable, str(TOP / "gru_autoregression.py"), "--checkpoint", str(path)]
+    command += ["--out_dir", str(tmp_path / "out")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert str(path) in result.stderr
+    assert "--retrain" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+# ---- displays ----
+
+
+@pytest.mark.parametrize(
+    ("stem", "environment"),
+    [
+        ("gru_regression_scratch", {"DISPLAY": ":987"}),  # set, but nobody is there
+        ("gru_autoregression", {"MPLBACKEND": "TkAgg"}),
+        ("gru_classification_scratch", {"DISPLAY": ":987", "MPLBACKEND": "TkAgg"}),
+    ],
+)
+def test_without_a_display_training_goes_on_in_silence(stem, environment, tmp_path):
+    base = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "MPLBACKEND")}
+    result = run_script(stem, "", tmp_path, env=base | environment)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    assert list(tmp_path.glob("*.gif"))
+
+
+# ---- where and how it is run ----
+
+
+def test_from_another_folder_with_a_read_only_checkout(tmp_path):
+    checkout = tmp_path / "checkout"
+    shutil.copytree(TOP, checkout, ignore=shutil.ignore_patterns(".git", "outputs", "__pycache__", ".*cache"))
+    for path in [checkout, *checkout.rglob("*")]:
+        path.chmod(path.stat().st_mode & ~0o222)
+    before = sorted(checkout.rglob("*"))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    command = [
+        sys.executable,
+        "-B",
+        str(checkout / "gru_regression_scratch.py"),
+        *TINY["gru_regression_scratch"].split(),
+    ]
+    result = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True, check=False, timeout=120)
+    for path in [checkout, *checkout.rglob("*")]:
+        path.chmod(path.stat().st_mode | 0o200)
+    assert result.returncode == 0, result.stderr
+    assert sorted(checkout.rglob("*")) == before
+    assert (elsewhere / "outputs" / "gru_regression_scratch_metrics.json").exists()
+
+
+def test_two_runs_into_one_folder(tmp_path):
+    stem = "gru_regression_scratch"
+    processes = [start_script(stem, f"--seed {seed}", tmp_path) for seed in (0, 1)]
+    for process in processes:
+        _, stderr = process.communicate(timeout=120)
+        assert process.returncode == 0, stderr
+    assert json.loads((tmp_path / f"{stem}_metrics.json").read_text())["test_mse"] > 0
+    assert load_checkpoint(tmp_path / f"{stem}.pth").num_hiddens == 4
+    from PIL import Image
+
+    with Image.open(tmp_path / "fitzhugh_nagumo_regression.gif") as gif:
+        gif.seek(gif.n_frames - 1)
+        gif.load()
+
+
+@pytest.mark.parametrize("stem", SCRIPTS)
+def test_the_same_seed_gives_the_same_bits_and_a_diverged_run_leaves_them(stem, tmp_path):
+    results = []
+    for run in ("one", "two"):
+        result = run_script(stem, "--no-train_visualization --seed 5", tmp_path / run)
+        metrics = json.loads((tmp_path / run / f"{stem}_metrics.json").read_text())
+        losses = [line for line in result.stdout.splitlines() if "loss" in line]
+        kept = {name: value for name, value in metrics.items() if "seconds" not in name and name != "flags"}
+        results.append((losses, kept, (tmp_path / run / f"{stem}.pth").read_bytes()))
+    assert results[0] == results[1]
+
+    before = {path: path.read_bytes() for path in (tmp_path / "one").iterdir()}
+    flags = "--num_epochs_one_step 30" if stem == "gru_autoregression" else "--num_epochs 30"
+    result = run_script(stem, f"{flags} --init_lr 1e6 --no-train_visualization", tmp_path / "one")
+    assert result.returncode == 1, result.stdout
+    assert "epoch " in result.stderr
+    assert "lr" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_memory_stays_flat_over_many_train_steps():
+    torch.manual_seed(0)
+    model, x = GRU(1, 32, 1, residual=True), torch.randn(200, 16, 1)
+
+    def train(num_steps):
+        for _ in range(num_steps):
+            model(x, future=50)[1].square().mean().backward()
+            model.zero_grad()
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    before = train(10)
+    assert train(60) - before < 10_000  # KiB; one leaked graph would take 20,000

@@ -1,0 +1,178 @@
+"""What the README names is there: paths, pictures, flags, functions, commands, and the shipped network's figures."""
+
+import importlib
+import re
+import runpy
+import shlex
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+
+import gru_autoregression as task
+from datasets import FitzhughNagumo
+from models import load_checkpoint
+
+TOP = Path(__file__).resolve().parents[1]
+README = (TOP / "README.md").read_text()
+SCRIPTS = ("gru_regression_scratch", "gru_autoregression", "gru_classification_scratch")
+MODULES = ("models", "datasets", *SCRIPTS)
+
+BLOCKS = [
+    (kind, textwrap.dedent(block)) for kind, block in re.findall(r"^ *```(\w*)\n(.*?)^ *```$", README, re.M | re.S)
+]
+PROSE = re.sub(r"^ *```.*?^ *```$", "", README, flags=re.M | re.S)
+CODE = re.findall(r"`([^`\n]+)`", PROSE)  # what stands in backticks
+LINKS = re.findall(r"\[([^\[\]]*)\]\(([^()\s]+)\)", PROSE)  # (text, target), pictures too
+PICTURES = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", PROSE)
+
+
+def commands():
+    """Every command of the README that runs one of our scripts, as (script, flags)."""
+    lines = [code for code in CODE if "python " in code]
+    for kind, block in BLOCKS:
+        if kind in ("shell", "bash"):
+            lines += block.replace("\\\n", " ").splitlines()
+    found = []
+    for line in lines:
+        for part in re.split(r"&&|\|", line.split("#")[0]):
+            if match := re.search(r"\bpython (\S+\.py)(.*)", part):
+                flags = re.sub(r"\$\{?\w+\}?", "0", match[2])  # a variable of the shell
+                found.append((match[1], flags.strip()))
+    return sorted(set(found))
+
+
+def option_strings(name):
+    return {option for action in importlib.import_module(name).parser._actions for option in action.option_strings}
+
+
+def test_the_two_commands_of_the_start():
+    lines = [
+        line for line in README.splitlines() if line.strip().startswith("pip install -r requirements.txt && python")
+    ]
+    assert lines == [
+        "pip install -r requirements.txt && python gru_regression_scratch.py",
+        "pip install -r requirements.txt && python -m pytest",
+    ]
+    assert all(any(line in block.splitlines() for _, block in BLOCKS) for line in lines)
+
+
+def test_form():
+    assert "@@" not in README  # a figure that was never filled in
+    assert max(len(line) for line in README.splitlines()) <= 120
+    assert README.count("```") == 2 * len(BLOCKS)
+    assert README.count("<details>") == README.count("</details>") == README.count("<summary>Answer</summary>") >= 9
+
+
+def test_paths_exist():
+    targets = {target.split("#")[0] for _, target in LINKS if not target.startswith(("http://", "https://", "#"))}
+    targets |= {
+        code for code in CODE if re.fullmatch(r"(tests|thumbs|checkpoints|\.ci)/[\w./-]+|\w+\.(py|txt|toml)", code)
+    }
+    targets |= {script for script, _ in commands()}
+    assert len(targets) > 15
+    assert not [target for target in targets if not (TOP / target).exists()]
+
+
+def test_pictures():
+    assert len(PICTURES) >= 10
+    for picture in PICTURES:
+        assert picture.startswith("thumbs/")
+        assert 0 < (TOP / picture).stat().st_size < 1e6, picture
+    shown = {Path(picture).name for picture in PICTURES}
+    assert shown == {path.name for path in (TOP / "thumbs").iterdir() if path.suffix in (".svg", ".png", ".gif")}
+
+
+def test_anchors_resolve():
+    headings = re.findall(r"^#+ (.*)$", PROSE, re.M)
+    slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    anchors = [target[1:] for _, target in LINKS if target.startswith("#")]
+    assert len(anchors) > 10
+    assert not [anchor for anchor in anchors if anchor not in slugs]
+
+
+def test_named_functions_exist():
+    named = [(target.removesuffix(".py"), text.strip("`")) for text, target in LINKS if re.fullmatch(r"`[\w.]+`", text)]
+    named = [(module, name) for module, name in named if module in MODULES]
+    classes = {"GRU": "models", "Recurrence": "models", "FitzhughNagumo": "datasets"}
+    classes |= {"FitzhughNagumoClassification": "datasets", "LiveWindow": "datasets"}
+    for code in CODE:
+        if match := re.match(rf"({'|'.join(MODULES)})\.(?!py\b|pth\b)([\w.]+)", code):
+            named.append(match.groups())
+        elif match := re.match(rf"({'|'.join(classes)})\.([\w.]+)", code):
+            named.append((classes[match[1]], f"{match[1]}.{match[2]}"))
+    assert len(named) > 20
+    for module, name in named:
+        thing = importlib.import_module(module)
+        for part in name.split("."):
+            assert hasattr(thing, part), f"{module}: {name}"
+            thing = getattr(thing, part)
+
+
+@pytest.mark.parametrize(("script", "flags"), commands())
+def test_commands_parse(script, flags, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # --device cuda is for those who have it
+    if script == "tests/benchmark.py":
+        parser = runpy.run_path(str(TOP / script))["parser"]
+    else:
+        parser = importlib.import_module(script.removesuffix(".py")).parser
+    parser.parse_args(shlex.split(flags))
+
+
+def test_every_script_and_its_pictures_have_a_command():
+    for name in SCRIPTS:
+        assert (f"{name}.py", "--out_dir thumbs") in commands()
+
+
+def test_flags_exist():
+    known = set.union(*map(option_strings, SCRIPTS))
+    flags = {flag for code in CODE if "python" not in code for flag in re.findall(r"--[\w-]+", code)}
+    # one is misspelt on purpose, in the table of symptoms
+    assert not flags - known - {"--num_epoch"}
+
+
+def test_edits_fit_the_code():
+    """The exercises' edits: what they show as the code of now stands in the file, in one piece."""
+    edits = [block for kind, block in BLOCKS if kind == "diff"]
+    assert edits
+    for edit in edits:
+        header, *lines = edit.splitlines()
+        source = (TOP / header.removeprefix("--- ")).read_text()
+        assert "".join(f"{line[1:]}\n" for line in lines if line[:1] in (" ", "-")) in source, edit
+
+
+def test_python_blocks_run(capsys):
+    blocks = [block for kind, block in BLOCKS if kind == "python"]
+    assert blocks
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
+        assert capsys.readouterr().out
+
+
+def stated(label):
+    """The figures in the row of a table that begins with `label`."""
+    (row,) = re.findall(rf"^\| {re.escape(label)} \|(.*)\|$", README, re.M)
+    return [float(value) for value in row.split("|")]
+
+
+def test_figures_of_the_shipped_network():
+    """The README's first column, measured anew; its three columns say how far such figures are apart."""
+    args = task.parser.parse_args([])
+    dt = args.duration / args.num_samples
+    num_samples = args.warm_up + round(args.test_duration / dt)
+    test_set = FitzhughNagumo(args.num_test, num_samples, duration=num_samples * dt, seed=2)  # as the script makes it
+    metrics = task.evaluate_model(load_checkpoint(task.SHIPPED), test_set, args.warm_up)
+    # name -> the README's row, and half a unit of its last digit
+    rows = {
+        "period_error": ("period, relative error", 0.05),
+        "amplitude_error": ("amplitude, relative error", 0.05),
+        "periods_in_phase": ("periods in phase, median", 0.002),
+        "periods_in_phase_min": ("periods in phase, worst trajectory", 0.002),
+        "w_r2": ("R² of W read out of the hidden state", 1e-5),
+    }
+    for name, (label, rounding) in rows.items():
+        columns = stated(label)
+        assert len(columns) == 3
+        margin = rounding * columns[0] + max(columns) - min(columns)
+        assert metrics[name] == pytest.approx(columns[0], abs=margin), label
