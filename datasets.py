@@ -245,7 +245,8 @@ class LiveWindow:
             return
         draw(*args)
         plt.show(block=False)
-        self.figure.canvas.draw_idle()
+        self.figure.canvas.flush_events()  # lets a new window find its size
+        self.figure.canvas.draw()
         self.figure.canvas.flush_events()
         self.spent += time.perf_counter() - begin
 

@@ -307,6 +307,7 @@ def main(argv=None):
     model = GRU(num_inputs=1, num_hiddens=args.n_hidden, num_outputs=len(CLASSES)).to(args.device)
     live = LiveWindow() if args.train_visualization else None
     partial = args.out_dir / f"{STEM}_partial.pth"
+    print(f"while training runs, its best model is in {partial}", flush=True)
     start_training = time.perf_counter()
     hyperparameters = (args.num_epochs, args.batch_size, args.loss_from, args.init_lr, args.max_grad_norm)
     history = train_model(model, train_set, *hyperparameters, live, partial)

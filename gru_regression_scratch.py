@@ -268,6 +268,7 @@ def main(argv=None):
     test_set = dataset(2, args.num_test, factor=2)
     gradients_before = gradient_through_time(model, test_set)
     partial = args.out_dir / f"{STEM}_partial.pth"
+    print(f"while training runs, its best model is in {partial}", flush=True)
     start_training = time.perf_counter()
     history = train_model(
         model, train_set, args.num_epochs, args.batch_size, args.window, args.init_lr, args.max_grad_norm, view, partial

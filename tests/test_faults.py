@@ -281,6 +281,65 @@ def test_without_a_display_training_goes_on_in_silence(stem, environment, tmp_pa
     assert list(tmp_path.glob("*.gif"))
 
 
+@pytest.fixture
+def display():
+    """A display of its own, from Xvfb where the machine has it."""
+    if not shutil.which("Xvfb"):
+        pytest.skip("needs Xvfb")
+    command = ["Xvfb", "-displayfd", "1", "-screen", "0", "1000x800x24"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        yield f":{server.stdout.readline().strip()}", server
+        server.kill()
+
+
+# what the button of the window's frame does, pressed after the first redraw
+CLOSE_THE_WINDOW = """
+import sys
+from datasets import LiveWindow
+redraw = LiveWindow.redraw
+
+def redraw_and_close(self, *args):
+    was_drawn = self.spent
+    redraw(self, *args)
+    if self.has_window and self.spent and not was_drawn:
+        window = self.figure.canvas.manager.window
+        window.tk.call(window.protocol("WM_DELETE_WINDOW"))
+        print("closed", flush=True)
+
+LiveWindow.redraw = redraw_and_close
+import gru_regression_scratch
+gru_regression_scratch.main(sys.argv[1:])
+"""
+
+
+def test_a_window_closed_in_the_middle_of_training(display, tmp_path):
+    flags = [*TINY["gru_regression_scratch"].split(), "--num_epochs", "20", "--out_dir", str(tmp_path)]
+    environment = os.environ | {"DISPLAY": display[0], "MPLBACKEND": "TkAgg"}
+    command = [sys.executable, "-c", CLOSE_THE_WINDOW, *flags]
+    options = {"capture_output": True, "text": True, "check": False, "timeout": 120}
+    result = subprocess.run(command, cwd=TOP, env=environment, **options)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    assert result.stdout.splitlines().count("closed") == 1
+    assert "epoch  20" in result.stdout
+    assert (tmp_path / "fitzhugh_nagumo_regression.gif").exists()
+
+
+def test_an_x_server_that_goes_away_leaves_a_saved_model(display, tmp_path):
+    stem = "gru_regression_scratch"
+    environment = os.environ | {"DISPLAY": display[0], "MPLBACKEND": "TkAgg"}
+    process = start_script(stem, "--num_epochs 100000", tmp_path, env=environment)
+    wait_for(lambda: (tmp_path / f"{stem}_partial.pth").exists())
+    time.sleep(1)
+    display[1].kill()
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode not in (0, None)
+    assert "Traceback" not in stderr
+    assert "X server" in stderr  # Xlib itself says this, and ends the process
+    assert f"its best model is in {tmp_path}/{stem}_partial.pth" in stdout
+    assert load_checkpoint(tmp_path / f"{stem}_partial.pth").num_hiddens == 4
+
+
 # ---- where and how it is run ----
 
 
