@@ -24,7 +24,8 @@ from scipy.integrate import solve_ivp
 from torch.utils.data import Dataset
 
 STYLE = Path(__file__).with_name("tutorial.mplstyle")  # one look for every figure
-MAX_SAMPLES = 10**8  # per dataset: 0.8 GB for V in float64
+MAX_SAMPLES = 5 * 10**7  # per dataset: 0.4 GB for V in float64, and a few times that while it is made
+MAX_DURATION = 25_000  # time units: more than ten seconds' work
 
 
 def simulate(v0, w0, t, I=0.5, a=0.7, b=0.8, eps=1 / 50):
@@ -32,12 +33,12 @@ def simulate(v0, w0, t, I=0.5, a=0.7, b=0.8, eps=1 / 50):
 
     v0, w0: (N,) or numbers, V and W at time t[0], each in [-100, 100].
     t: (T,) strictly increasing times at which to sample, in the model's time units.
-    I: input current in [-10, 10]; a in [-10, 10], b in [0, 10] and eps in (0, 1] shape the recovery.
+    I: input current in [-5, 5]; a in [-5, 5], b in [0, 10] and eps in (0, 1] shape the recovery.
         With b < 0 the recovery variable can grow without bound, so it is refused.
 
     Returns V and W, each (T, N). Raises ValueError for anything outside these ranges.
     """
-    for name, value, low, high in (("I", I, -10, 10), ("a", a, -10, 10), ("b", b, 0, 10), ("eps", eps, 0, 1)):
+    for name, value, low, high in (("I", I, -5, 5), ("a", a, -5, 5), ("b", b, 0, 10), ("eps", eps, 0, 1)):
         _check_number(name, value, low, high, above=name == "eps")
     v0, w0 = np.broadcast_arrays(*(_finite_array(name, x, limit=100) for name, x in (("v0", v0), ("w0", w0))))
     t = _finite_array("t", t, limit=1e6)
@@ -95,7 +96,8 @@ class FitzhughNagumo(Dataset):
 
     def get_init(self, n=50):
         """The first n samples of a new trajectory, as (n, 1, 1): time first and a batch of one, as the GRU takes it."""
-        _check_sizes(1, n, n * self.dt, size_name="n")
+        _check_sizes(1, n, self.dt, size_name="n")
+        _check_number("n * dt", n * self.dt, 0, MAX_DURATION)
         V, _ = self._trajectories(1, np.arange(n) * self.dt)
         return _traces(V).transpose(0, 1)
 
@@ -200,13 +202,13 @@ def _check_sizes(N, T, duration, size_name="T"):
             raise ValueError(f"{name} = {value!r}: expected a positive integer")
     if N * T > MAX_SAMPLES:
         raise ValueError(f"N = {N}, {size_name} = {T}: expected at most {MAX_SAMPLES:,} samples in all")
-    _check_number("duration", duration, 0, 100_000, above=True)
+    _check_number("duration", duration, 0, MAX_DURATION, above=True)
 
 
 def _finite_array(name, values, limit):
     try:
         array = np.atleast_1d(np.asarray(values, dtype=np.float64))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"{name} = {values!r}: expected numbers") from None
     if array.ndim != 1 or not array.size or not np.all(np.abs(array) <= limit):
         raise ValueError(f"{name} = {values!r}: expected numbers from {-limit:g} to {limit:g}, in one dimension")

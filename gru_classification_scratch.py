@@ -323,6 +323,7 @@ def main(argv=None):
     partial.unlink(missing_ok=True)
     if args.train_visualization:
         written += draw_pictures(args.out_dir, model, test_set, metrics)
+    del metrics["accuracy_along_the_way"]  # a curve, drawn above; the rest are the figures
     written.append(args.out_dir / f"{STEM}_metrics.json")
     metrics |= {"seconds": time.perf_counter() - start, "interrupted": history["interrupted"], "flags": vars(args)}
     save_metrics(written[-1], metrics)

@@ -19,6 +19,7 @@ from torch import nn
 
 CONFIG_NAMES = ("num_inputs", "num_hiddens", "num_outputs", "per_timestep_readout", "residual", "reset_after")
 MAX_SIZE = 10_000  # of inputs, hidden units and outputs: beyond it the weights alone take gigabytes
+MAX_FUTURE = 10**7  # steps of one free run: beyond it the states alone do
 
 
 class GRU(nn.Module):
@@ -183,8 +184,8 @@ class GRU(nn.Module):
         if H is None:
             H = inputs.new_zeros(inputs.shape[1], self.num_hiddens)
         self._check("H", H, (inputs.shape[1], self.num_hiddens))
-        if not isinstance(future, Integral) or isinstance(future, bool) or future < 0:
-            raise ValueError(f"future = {future!r}: expected an integer, 0 or more")
+        if not isinstance(future, Integral) or isinstance(future, bool) or not 0 <= future <= MAX_FUTURE:
+            raise ValueError(f"future = {future!r}: expected an integer from 0 to {MAX_FUTURE}")
         if future and (self.num_inputs != self.num_outputs or not self.per_timestep_readout):
             raise ValueError(f"future = {future}: expected a network whose readout can be its next input")
         return H
@@ -377,7 +378,9 @@ def load_checkpoint(path, device="cpu"):
     except OSError as error:
         raise ValueError(f"checkpoint {path}: {error.strerror}") from None
     except Exception as error:  # damaged bytes can fail anywhere in zipfile, pickle or torch, in any way
-        cause = str(error).splitlines()[0] if isinstance(error, ValueError) else "damaged, or not a checkpoint at all"
+        cause = (
+            str(error).splitlines()[0] if isinstance(error, ValueError) else "damaged, or not the checkpoint of a GRU"
+        )
         raise ValueError(f"checkpoint {path}: {cause}") from None
     return model.to(device)
 
@@ -390,13 +393,14 @@ def _rebuild(content):
     if bare:
         num_inputs, num_hiddens = weights["W_xz"].shape
         config = {"num_inputs": num_inputs, "num_hiddens": num_hiddens, "num_outputs": len(weights["fc.bias"])}
+        config["reset_after"] = "b_hh" in weights
     else:
         config = content["config"]
     model = GRU(**config)
     model.load_state_dict(weights)
     if not all(torch.isfinite(weight).all() for weight in model.parameters()):
         raise ValueError("has weights that are not finite")
-    model.info = {} if bare else content["info"]
+    model.info = {} if bare else dict(content["info"])
     return model
 
 
