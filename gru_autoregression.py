@@ -115,7 +115,7 @@ def train_model(model, dataset, valid_set, args, live=None, partial_path=None):
                 if valid_mse < min(history["valid_mse"], default=math.inf):
                     best = copy.deepcopy(model.state_dict())
                     if partial_path:
-                        save_checkpoint(partial_path, model)
+                        save_checkpoint(partial_path, model, task="autoregression", dt=dataset.dt)
                 history["loss"].append(loss)
                 history["valid_mse"].append(valid_mse)
                 history["trace"].append(generated[0].flatten().tolist())

@@ -5,7 +5,6 @@ import subprocess
 import sys
 
 import pytest
-
 from test_scripts import TOP
 
 pytestmark = pytest.mark.slow
