@@ -56,11 +56,11 @@ flag("--warm_up", type=number(int, 1, 100_000), default=50, help="true samples s
 # model
 flag("--n_hidden", type=number(int, 1, 2048), default=64, help="hidden units")
 # training
-flag("--num_epochs_one_step", type=number(int, 0, 100_000), default=60, help="stage 1: epochs of next-step prediction")
-flag("--num_epochs", type=number(int, 0, 100_000), default=100, help="stage 2: epochs of running freely")
-flag("--updates_per_epoch", type=number(int, 1, 100_000), default=50, help="gradient steps per epoch of stage 2")
+flag("--num_epochs_one_step", type=number(int, 0, 100_000), default=80, help="stage 1: epochs of next-step prediction")
+flag("--num_epochs", type=number(int, 0, 100_000), default=60, help="stage 2: epochs of running freely")
+flag("--updates_per_epoch", type=number(int, 1, 100_000), default=25, help="gradient steps per epoch of stage 2")
 flag("--horizon", type=number(int, 1, 100_000), default=400, help="stage 2: free steps at the end of training")
-flag("--first_horizon", type=number(int, 1, 100_000), default=16, help="stage 2: free steps at its beginning")
+flag("--first_horizon", type=number(int, 1, 100_000), default=100, help="stage 2: free steps at its beginning")
 flag("--next_step_weight", type=number(float, 0, 1e9), default=100.0, help="stage 2: weight of the next-step loss")
 flag(
     "--input_noise", type=number(float, 0, 100), default=0.02, help="stage 1: standard deviation of noise on the input"
@@ -68,7 +68,7 @@ flag(
 flag("--batch_size", type=number(int, 1, 100_000), default=32, help="trajectories per gradient step")
 flag("--window", type=number(int, 1, 100_000), default=50, help="stage 1: steps the gradient flows back")
 flag("--init_lr", type=number(float, 1e-9, 1e9), default=1e-2, help="stage 1: learning rate of Adam, decays to 0")
-flag("--free_lr", type=number(float, 1e-9, 1e9), default=1e-3, help="stage 2: learning rate of Adam, decays to 0")
+flag("--free_lr", type=number(float, 1e-9, 1e9), default=2e-4, help="stage 2: learning rate of Adam, decays to 0")
 flag("--max_grad_norm", type=number(float, 1e-9, 1e9), default=0.1, help="a longer gradient is clipped to this norm")
 flag("--seed", type=number(int, 0, 2**31 - 1), default=0, help="fixes the data, the first weights and the batches")
 flag("--device", type=device, default="auto", help="auto, cpu or cuda")
@@ -85,9 +85,10 @@ def train_model(model, dataset, valid_set, args, live=None, partial_path=None):
 
     Stage 1 teaches the next step, from true inputs. Its small errors do no harm there, because the next true input
     corrects them. A network that is fed with itself corrects nothing: its errors are its next inputs, and one that
-    was only trained like this soon drifts out of phase. Noise on the inputs is a first remedy. Stage 2 is the cure:
-    the network runs freely and the gradient goes back through that closed loop, so that what counts is where an error
-    leads to. The horizon grows on the way: far from the truth, the gradient has no direction to give.
+    was only trained like this is out of phase after a few periods. Noise on the inputs is a first remedy: it asks the
+    network to come back from beside the truth. Stage 2 is the cure: the network runs freely and the gradient goes back
+    through that closed loop, so that what counts is where an error leads to. The horizon grows on the way, and the
+    learning rate is small: one step that is a little too large shifts every spike to come.
 
     After every epoch the network runs freely through `valid_set`; it is left with the weights that did best there.
     live: a LiveWindow, where that run is drawn. partial_path: where the best model so far is kept while training runs.
