@@ -148,7 +148,7 @@ def train_epoch(model, batches, optimizer, schedule, window, loss_from, max_grad
 
 @torch.no_grad()
 def class_probabilities(model, data, batch_size=500):
-    """The network's probability of each class after every sample of traces (N, T, 1), as (N, T, 2), on the CPU."""
+    """The network's probability of each class after every sample of traces (N, T, 1), as (N, T, 2) on the CPU."""
     device = next(model.parameters()).device
     logits = [model(x.transpose(0, 1).to(device))[1] for x in data.split(batch_size)]
     return torch.cat(logits, dim=1).softmax(-1).transpose(0, 1).cpu()
@@ -230,7 +230,7 @@ def draw_accuracy(path, metrics, dt):
 
 
 def plot_arriving(figure, data, probabilities, dt):
-    """Set up one trace of each class (2, T, 1) over P(class B) (2, T); return update(n), which shows n samples."""
+    """Set up one trace of each class (2, T, 1), P(class B) (2, T) below; return update(n), which shows n samples."""
     t = dt * np.arange(1, data.shape[1] + 1)
     axes = figure.subplots(2, len(CLASSES), sharex=True, sharey="row", height_ratios=(3, 2))
     lines = []

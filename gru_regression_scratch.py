@@ -124,7 +124,7 @@ def predict(model, x):
 def gradient_through_time(model, dataset, num_steps=200):
     """Measure how far back one prediction's error reaches: ‖dL/dH‖ at 0, 1, ... num_steps - 1 steps before it.
 
-    A list of root mean squares over up to 64 trajectories; num_steps is cut to what the trajectories have.
+    A list of root mean squares over up to 64 trajectories, relative to the first; num_steps is cut to what there is.
     """
     x, y = (data[:64].transpose(0, 1).to(model.W_hh.device) for data in (dataset.data_x, dataset.data_y))  # (T, B, 1)
     num_steps = min(num_steps, len(x))
@@ -136,7 +136,8 @@ def gradient_through_time(model, dataset, num_steps=200):
         states.append(H)
     loss = mse_loss(model.readout(H, x[-1]), y[-1], reduction="sum")  # of the last prediction alone
     gradients = torch.stack(torch.autograd.grad(loss, states))  # (num_steps, B, num_hiddens)
-    return gradients.square().sum(-1).mean(-1).sqrt().flip(0).tolist()
+    sizes = gradients.double().square().sum(-1).mean(-1).sqrt().flip(0)
+    return (sizes / sizes[0].clamp(min=1e-300)).tolist()
 
 
 LAGS = 4  # samples that the linear autoregression sees
@@ -221,7 +222,7 @@ def draw_gradients(path, before, after, window):
     figure = Figure()
     axes = figure.subplots()
     for gradients, label in ((before, "before training"), (after, "after training")):
-        axes.semilogy(np.array(gradients) / gradients[0], label=label)
+        axes.semilogy(gradients, label=label)
     axes.axvline(window, color="0.6", linestyle=":", label=f"truncated here in training: {window} steps")
     axes.set(
         xlabel="steps back in time", ylabel="size of dL/dH (last step: 1)", xlim=(0, len(before) - 1), ylim=(1e-12, 10)
@@ -281,6 +282,11 @@ def main(argv=None):
     half_dt = evaluate_model(model, baselines, dataset(2, args.num_test, factor=2, rate=2))
     metrics |= {f"{name}_half_dt": value for name, value in half_dt.items()}
     print_table(metrics, train_set.dt)
+    gradients_after = gradient_through_time(model, test_set)
+    back = min(args.window, len(gradients_before) - 1)
+    before, after = gradients_before[back], gradients_after[back]
+    print(f"\ndL/dH {back} steps back, relative to the last step: {before:.0e} before training, {after:.0e} after")
+    metrics |= {"gradient_before_training": before, "gradient_after_training": after}
 
     written = [args.out_dir / f"{STEM}.pth"]
     save_checkpoint(written[0], model, task="regression", dt=train_set.dt)
@@ -288,7 +294,7 @@ def main(argv=None):
     if history["trace"]:
         written += [args.out_dir / "fitzhugh_nagumo_regression.gif", args.out_dir / "gradient_through_time.png"]
         animate(written[-2], view, history)
-        draw_gradients(written[-1], gradients_before, gradient_through_time(model, test_set), args.window)
+        draw_gradients(written[-1], gradients_before, gradients_after, args.window)
     written.append(args.out_dir / f"{STEM}_metrics.json")
     metrics |= {"train_seconds": train_seconds, "seconds": time.perf_counter() - start}
     metrics |= {"interrupted": history["interrupted"], "flags": vars(args)}
