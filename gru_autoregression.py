@@ -361,7 +361,7 @@ def draw_phase_portrait(path, dataset, generated, states, warm_up):
 
     figure = Figure(figsize=(11, 4.5))
     left, right = figure.subplots(1, 2)
-    v, w = np.linspace(-2.3, 2.3, 200), np.linspace(-0.7, 1.7, 2)
+    v, w = np.linspace(-2.1, 2.2, 200), np.linspace(-0.7, 1.7, 2)
     left.plot(v, v - v**3 / 3 + dataset.parameters["I"], ":", color="0.4", label="dV/dt = 0")
     left.plot(w * dataset.parameters["b"] - dataset.parameters["a"], w, "-.", color="0.4", label="dW/dt = 0")
     left.plot(true_V[last], W[-1][last], color="0.6", linewidth=5, label="neuron")

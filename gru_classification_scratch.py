@@ -39,7 +39,7 @@ TASKS = {
         "match_period": True,
         "test_factor": 1,
         "num_test": 2000,
-        "num_epochs": 220,
+        "num_epochs": 190,
     },
     "original": {
         "duration": 400.0,

@@ -39,7 +39,7 @@ flag("--duration", type=number(float, 1, 10_000), default=400.0, help="length of
 # model
 flag("--n_hidden", type=number(int, 1, 2048), default=32, help="hidden units")
 # training
-flag("--num_epochs", type=number(int, 1, 100_000), default=30, help="passes over the training set")
+flag("--num_epochs", type=number(int, 1, 100_000), default=36, help="passes over the training set")
 flag("--batch_size", type=number(int, 1, 100_000), default=32, help="trajectories per gradient step")
 flag("--window", type=number(int, 1, 100_000), default=50, help="steps the gradient flows back: truncated BPTT")
 flag("--init_lr", type=number(float, 1e-9, 1e9), default=1e-2, help="learning rate of Adam; decays to 0 as a cosine")
