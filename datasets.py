@@ -40,10 +40,14 @@ def simulate(v0, w0, t, I=0.5, a=0.7, b=0.8, eps=1 / 50):
     """
     for name, value, low, high in (("I", I, -5, 5), ("a", a, -5, 5), ("b", b, 0, 10), ("eps", eps, 0, 1)):
         _check_number(name, value, low, high, above=name == "eps")
-    v0, w0 = np.broadcast_arrays(*(_finite_array(name, x, limit=100) for name, x in (("v0", v0), ("w0", w0))))
+    v0, w0 = _finite_array("v0", v0, limit=100), _finite_array("w0", w0, limit=100)
+    if len(v0) != len(w0) and 1 not in (len(v0), len(w0)):
+        raise ValueError(f"v0 has {len(v0)} values, w0 {len(w0)}: expected as many, or one")
+    v0, w0 = np.broadcast_arrays(v0, w0)
     t = _finite_array("t", t, limit=1e6)
-    if len(t) > 1 and not np.all(np.diff(t) > 0):
-        raise ValueError(f"t = {t!r}: expected strictly increasing times")
+    if np.any(np.diff(t) <= 0):
+        k = int(np.argmax(np.diff(t) <= 0))
+        raise ValueError(f"t[{k}] = {t[k]:g}, t[{k + 1}] = {t[k + 1]:g}: expected strictly increasing times")
     N = len(v0)
 
     def derivative(_, state):
@@ -128,7 +132,10 @@ class FitzhughNagumoClassification(Dataset):
         self.T, self.noise_std, self.dt, self.rng = T, noise_std, duration / T, _generator(seed)
         slowest = max(period(**parameters) for parameters in self.CLASSES.values())
         # with a random phase: two periods to settle on the limit cycle, and one more to choose the window's start from
+        if random_phase:
+            _check_number("duration / T", self.dt, 1e-4, MAX_DURATION)
         num_spare = math.ceil(slowest / self.dt) if random_phase else 0
+        _check_sizes(N, T + num_spare, duration, size_name="T and a spare period")
         t = np.arange(T + num_spare) * self.dt
         self.traces = []  # per class (T + num_spare, N), without noise
         for parameters in self.CLASSES.values():

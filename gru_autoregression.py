@@ -29,7 +29,7 @@ from models import (
     GRU,
     FlagParser,
     check_loss,
-    device,
+    device_flag,
     folder,
     load_checkpoint,
     number,
@@ -71,7 +71,7 @@ flag("--init_lr", type=number(float, 1e-9, 1e9), default=1e-2, help="stage 1: le
 flag("--free_lr", type=number(float, 1e-9, 1e9), default=2e-4, help="stage 2: learning rate of Adam, decays to 0")
 flag("--max_grad_norm", type=number(float, 1e-9, 1e9), default=0.1, help="a longer gradient is clipped to this norm")
 flag("--seed", type=number(int, 0, 2**31 - 1), default=0, help="fixes the data, the first weights and the batches")
-flag("--device", type=device, default="auto", help="auto, cpu or cuda")
+flag("--device", type=device_flag, default="auto", help="auto, cpu or cuda")
 # output
 flag("--train_visualization", action=argparse.BooleanOptionalAction, default=True, help="draw the pictures")
 flag("--out_dir", type=folder, default="outputs", help="where pictures, model and metrics go")
@@ -94,23 +94,23 @@ def train_model(model, dataset, valid_set, args, live=None, partial_path=None):
     live: a LiveWindow, where that run is drawn. partial_path: where the best model so far is kept while training runs.
     Ctrl-C ends training early. Raises FloatingPointError after an epoch in which training has diverged.
     """
-    history = {"loss": [], "valid_mse": [], "trace": [], "interrupted": False}
+    history = {"loss": [], "valid_mse": [], "interrupted": False}
     best = copy.deepcopy(model.state_dict())
     update = live and plot_free_run(live.figure, valid_set)
     stages = (
-        ("next step", next_step_epoch, args.num_epochs_one_step, args.init_lr),
-        ("free running", free_running_epoch, args.num_epochs, args.free_lr),
+        ("next step", next_step_epoch, args.num_epochs_one_step, args.init_lr, "--init_lr"),
+        ("free running", free_running_epoch, args.num_epochs, args.free_lr, "--free_lr"),
     )
     try:
-        for name, train_epoch, num_epochs, init_lr in stages:
-            optimizer = torch.optim.Adam(model.parameters(), lr=init_lr)
+        for name, train_epoch, num_epochs, lr, lr_flag in stages:
+            optimizer = torch.optim.Adam(model.parameters(), lr=lr)
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, num_epochs))
             # a progress bar in a terminal; where the output goes to a file, a line for every tenth epoch instead
             progress = tqdm(range(1, num_epochs + 1), desc=name, unit="epoch", file=sys.stdout, disable=None)
             for epoch in progress:
                 loss = train_epoch(model, dataset, optimizer, epoch / num_epochs, args)
                 schedule.step()
-                check_loss(loss, epoch, init_lr)
+                check_loss(loss, f"{epoch} of {name}", lr, lr_flag)
                 generated, _ = run_freely(model, valid_set.data_x, args.warm_up)
                 valid_mse = mse_loss(generated, valid_set.data_x).item()
                 if valid_mse < min(history["valid_mse"], default=math.inf):
@@ -119,7 +119,6 @@ def train_model(model, dataset, valid_set, args, live=None, partial_path=None):
                         save_checkpoint(partial_path, model, task="autoregression", dt=dataset.dt)
                 history["loss"].append(loss)
                 history["valid_mse"].append(valid_mse)
-                history["trace"].append(generated[0].flatten().tolist())
                 progress.set_postfix(loss=f"{loss:.1e}", free_running_mse=f"{valid_mse:.1e}")
                 if progress.disable and (epoch % 10 == 0 or epoch == num_epochs):
                     print(f"{name}: epoch {epoch:3d}  loss {loss:.1e}  free running {valid_mse:.1e}", flush=True)
@@ -127,7 +126,6 @@ def train_model(model, dataset, valid_set, args, live=None, partial_path=None):
                     live.redraw(update, f"{name}, epoch {epoch}", generated[0])
     except KeyboardInterrupt:
         history["interrupted"] = True
-    progress.close()
     model.load_state_dict(best)
     return history
 
@@ -185,8 +183,11 @@ def gradient_step(model, optimizer, loss, max_grad_norm):
 def generate(model, init_x, future_T, block=1000):
     """Generate the future_T samples (future_T, B, 1) that follow init_x (T, B, 1).
 
-    The state is carried, so that n steps cost n steps; states are kept for one block at a time.
+    The state is carried, so that n steps cost n steps; states are kept for one block at a time. (The pictures and the
+    evaluation need them all: see `run_freely`.) Raises ValueError for a future_T below 1.
     """
+    if not isinstance(future_T, int) or future_T < 1:
+        raise ValueError(f"future_T = {future_T!r}: expected an integer of at least 1")
     states, readouts = model(init_x)
     generated = [readouts[-1:]]
     for start in range(1, future_T, block):
@@ -369,7 +370,8 @@ def draw_phase_portrait(path, dataset, generated, states, warm_up):
     left.set(xlabel="V", ylabel="W", xlim=(-2.4, 2.4), ylim=(-0.7, 2.3), title="the limit cycle")
     left.legend(loc="upper center", ncols=2, fontsize=10)
     with np.errstate(invalid="ignore"):  # a network that has fallen silent has no variance to explain
-        components = PCA(2).fit_transform(states[-1][last])
+        # the column of zeros: even a network of one unit has two components then
+        components = PCA(2).fit_transform(np.pad(states[-1][last], ((0, 0), (0, 1))))
     points = right.scatter(*components.T, c=phase, cmap="twilight", s=14)
     right.set(xlabel="first principal component", ylabel="second", title="the same cycle in the hidden state")
     figure.colorbar(points, ax=right, label="phase")
@@ -433,7 +435,8 @@ def load_model(path, device):
             1,
             True,
         ):
-            raise ValueError(f"checkpoint {path}: is of the task {task}: expected a network that predicts one voltage")
+            sizes = f"{model.num_inputs} inputs and {model.num_outputs} outputs"
+            raise ValueError(f"checkpoint {path}: {task}, {sizes}: expected a network that predicts one voltage")
     except ValueError as error:
         raise ValueError(f"{error}; give another --checkpoint, or train one with --retrain") from None
     return model
@@ -443,6 +446,8 @@ def main(argv=None):
     args = parser.parse_args(argv)
     start = time.perf_counter()
     dt = args.duration / args.num_samples
+    if dt > 20:
+        raise ValueError(f"--duration / --num_samples = {dt:g}: expected at most 20, several samples per spike")
     longest = args.warm_up + max(args.horizon, args.first_horizon)  # in stage 2
     if args.retrain and longest > args.num_samples:
         raise ValueError(f"--warm_up + --horizon = {longest}: expected at most --num_samples = {args.num_samples}")

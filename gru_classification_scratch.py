@@ -26,7 +26,18 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from datasets import STYLE, FitzhughNagumoClassification, LiveWindow, write_gif
-from models import GRU, FlagParser, check_loss, device, folder, number, replacing, run, save_checkpoint, save_metrics
+from models import (
+    GRU,
+    FlagParser,
+    check_loss,
+    device_flag,
+    folder,
+    number,
+    replacing,
+    run,
+    save_checkpoint,
+    save_metrics,
+)
 
 STEM = "gru_classification_scratch"
 CLASSES = list(FitzhughNagumoClassification.CLASSES)
@@ -40,6 +51,7 @@ TASKS = {
         "test_factor": 1,
         "num_test": 2000,
         "num_epochs": 190,
+        "init_lr": 1e-2,
     },
     "original": {
         "duration": 400.0,
@@ -49,19 +61,22 @@ TASKS = {
         "test_factor": 2,
         "num_test": 512,
         "num_epochs": 55,
+        "init_lr": 5e-3,
     },
 }
 
 parser = FlagParser(__doc__)
 flag = parser.add_argument
-flag("--task", choices=list(TASKS), default="hard", help="sets the seven flags after it where they are not given")
-flag("--duration", type=number(float, 1, 10_000), help="length of a training trace in time units")
-flag("--noise_std", type=number(float, 0, 100), help="standard deviation of the noise on V")
-flag("--random_phase", action=argparse.BooleanOptionalAction, help="start anywhere on the limit cycle")
-flag("--match_period", action=argparse.BooleanOptionalAction, help="give both neurons the same period")
-flag("--test_factor", type=number(int, 1, 100), help="how many times longer the test traces are")
-flag("--num_test", type=number(int, 1, 100_000), help="new traces of each class to test on")
-flag("--num_epochs", type=number(int, 1, 100_000), help="passes over the training set, redrawn for each")
+unset = argparse.SUPPRESS  # as the task has it
+flag("--task", choices=list(TASKS), default="hard", help="sets the eight flags after it where they are not given")
+flag("--duration", type=number(float, 1, 10_000), default=unset, help="length of a training trace in time units")
+flag("--noise_std", type=number(float, 0, 100), default=unset, help="standard deviation of the noise on V")
+flag("--random_phase", action=argparse.BooleanOptionalAction, default=unset, help="start anywhere on the limit cycle")
+flag("--match_period", action=argparse.BooleanOptionalAction, default=unset, help="give both neurons the same period")
+flag("--test_factor", type=number(int, 1, 100), default=unset, help="how many times longer the test traces are")
+flag("--num_test", type=number(int, 1, 100_000), default=unset, help="new traces of each class to test on")
+flag("--num_epochs", type=number(int, 1, 100_000), default=unset, help="passes over the training set, redrawn for each")
+flag("--init_lr", type=number(float, 1e-9, 1e9), default=unset, help="learning rate of Adam; decays to 0 as a cosine")
 # data
 flag("--num_train", type=number(int, 1, 100_000), default=256, help="traces of each class to train on")
 flag("--dt", type=number(float, 1e-3, 100), default=0.4, help="time between samples")
@@ -71,10 +86,9 @@ flag("--n_hidden", type=number(int, 1, 2048), default=32, help="hidden units")
 flag("--batch_size", type=number(int, 1, 100_000), default=64, help="traces per gradient step")
 flag("--window", type=number(int, 1, 100_000), default=250, help="steps the gradient flows back: truncated BPTT")
 flag("--loss_from", type=number(float, 0, 1), default=0.5, help="share of a window after which every step is scored")
-flag("--init_lr", type=number(float, 1e-9, 1e9), default=1e-2, help="learning rate of Adam; decays to 0 as a cosine")
 flag("--max_grad_norm", type=number(float, 1e-9, 1e9), default=0.2, help="a longer gradient is clipped to this norm")
 flag("--seed", type=number(int, 0, 2**31 - 1), default=0, help="fixes the data, the first weights and the batches")
-flag("--device", type=device, default="auto", help="auto, cpu or cuda")
+flag("--device", type=device_flag, default="auto", help="auto, cpu or cuda")
 # output
 flag("--train_visualization", action=argparse.BooleanOptionalAction, default=True, help="draw the pictures")
 flag("--out_dir", type=folder, default="outputs", help="where pictures, model and metrics go")
@@ -282,8 +296,8 @@ def draw_pictures(out_dir, model, test_set, metrics):
 # ---- the script ----
 
 
-def print_table(metrics):
-    print(f"\n{'accuracy on new traces':36}")
+def print_table(metrics, dt):
+    print(f"\naccuracy on new traces, dt = {dt:g}")
     for name, label in (
         ("baseline_accuracy", "logistic regression on 4 features"),
         ("accuracy_at_quarter", "GRU after a quarter of the trace"),
@@ -297,7 +311,7 @@ def print_table(metrics):
 def main(argv=None):
     args = parser.parse_args(argv)
     for name, value in TASKS[args.task].items():
-        if getattr(args, name) is None:
+        if name not in args:
             setattr(args, name, value)
     start = time.perf_counter()
     torch.set_num_threads(1)  # products this small lose more to a second thread than they win
@@ -311,7 +325,7 @@ def main(argv=None):
         settings = (args.noise_std, args.random_phase, args.match_period)
         return FitzhughNagumoClassification(num, num_samples, duration, *settings, seed=4 * args.seed + offset)
 
-    train_set = dataset(0, args.num_train)
+    train_set, test_set = dataset(0, args.num_train), dataset(1, args.num_test, args.test_factor)
     model = GRU(num_inputs=1, num_hiddens=args.n_hidden, num_outputs=len(CLASSES)).to(args.device)
     live = LiveWindow() if args.train_visualization else None
     partial = args.out_dir / f"{STEM}_partial.pth"
@@ -323,9 +337,8 @@ def main(argv=None):
     if live:
         live.close()
 
-    test_set = dataset(1, args.num_test, args.test_factor)
     metrics |= evaluate_model(model, fit_baseline(train_set), test_set.data, test_set.labels)
-    print_table(metrics)
+    print_table(metrics, train_set.dt)
     written = [args.out_dir / f"{STEM}.pth"]
     save_checkpoint(written[0], model, task="classification", dt=train_set.dt)
     partial.unlink(missing_ok=True)

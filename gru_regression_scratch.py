@@ -25,7 +25,18 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from datasets import STYLE, FitzhughNagumo, LiveWindow, write_gif
-from models import GRU, FlagParser, check_loss, device, folder, number, replacing, run, save_checkpoint, save_metrics
+from models import (
+    GRU,
+    FlagParser,
+    check_loss,
+    device_flag,
+    folder,
+    number,
+    replacing,
+    run,
+    save_checkpoint,
+    save_metrics,
+)
 
 STEM = "gru_regression_scratch"
 
@@ -45,7 +56,7 @@ flag("--window", type=number(int, 1, 100_000), default=50, help="steps the gradi
 flag("--init_lr", type=number(float, 1e-9, 1e9), default=1e-2, help="learning rate of Adam; decays to 0 as a cosine")
 flag("--max_grad_norm", type=number(float, 1e-9, 1e9), default=0.05, help="a longer gradient is clipped to this norm")
 flag("--seed", type=number(int, 0, 2**31 - 1), default=0, help="fixes the data, the first weights and the batches")
-flag("--device", type=device, default="auto", help="auto, cpu or cuda")
+flag("--device", type=device_flag, default="auto", help="auto, cpu or cuda")
 # output
 flag("--train_visualization", action=argparse.BooleanOptionalAction, default=True, help="draw the fit while it trains")
 flag("--out_dir", type=folder, default="outputs", help="where pictures, model and metrics go")
@@ -209,7 +220,7 @@ def plot_fit(figure, view):
 
 def animate(path, view, history, max_frames=50):
     """Write the fit, epoch by epoch, as a GIF."""
-    epochs = np.unique(np.linspace(1, len(history["loss"]), max_frames, dtype=int))
+    epochs = np.unique(np.linspace(1, len(history["trace"]), max_frames, dtype=int))
     figure = Figure()
     update = plot_fit(figure, view)
     update(history, epochs[0])  # its title takes part in the layout
@@ -239,7 +250,7 @@ def print_table(metrics, dt):
         "polynomial": "cubic polynomial in (V, ΔV)",
         "test": "GRU",
     }
-    print(f"\n{'test MSE of the next V':32}{f'dt = {dt:g}':>12}{'/ GRU':>9}{f'dt = {dt / 2:g}':>14}{'/ GRU':>9}")
+    print(f"\n{'test MSE of the next V':32}{f'dt = {dt:g}':>14}{'/ GRU':>9}{f'dt = {dt / 2:g}':>14}{'/ GRU':>9}")
     for name, label in names.items():
         row = f"{label:32}"
         for column in ("{}_mse", "{}_mse_half_dt"):
@@ -258,7 +269,7 @@ def main(argv=None):
     plt.style.use(STYLE)
     args.out_dir.mkdir(parents=True, exist_ok=True)
 
-    # seeds 4s to 4s + 2: no trajectory is ever shared, within a run or between runs
+    # no two offsets or seeds share a trajectory
     def dataset(offset, num, factor=1, rate=1):
         sizes = {"N": num, "T": factor * rate * args.num_samples, "duration": factor * args.duration}
         return FitzhughNagumo(**sizes, seed=4 * args.seed + offset)
@@ -267,6 +278,8 @@ def main(argv=None):
     model = GRU(num_inputs=1, num_hiddens=args.n_hidden, num_outputs=1, residual=True).to(args.device)
     view = dataset(1, 1) if args.train_visualization else None
     test_set = dataset(2, args.num_test, factor=2)
+    # the original tutorial's harder question: the same trajectories, sampled twice as finely as in training
+    finer_test_set = dataset(2, args.num_test, factor=2, rate=2)
     gradients_before = gradient_through_time(model, test_set)
     partial = args.out_dir / f"{STEM}_partial.pth"
     print(f"while training runs, its best model is in {partial}", flush=True)
@@ -278,8 +291,7 @@ def main(argv=None):
 
     baselines = fit_baselines(train_set)
     metrics = evaluate_model(model, baselines, test_set)
-    # the original tutorial's harder question: the same trajectories, sampled twice as finely as in training
-    half_dt = evaluate_model(model, baselines, dataset(2, args.num_test, factor=2, rate=2))
+    half_dt = evaluate_model(model, baselines, finer_test_set)
     metrics |= {f"{name}_half_dt": value for name, value in half_dt.items()}
     print_table(metrics, train_set.dt)
     gradients_after = gradient_through_time(model, test_set)

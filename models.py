@@ -44,7 +44,7 @@ class GRU(nn.Module):
         self._check_config()
         self.info = {}  # what a checkpoint says beside the weights
 
-        # uniform with variance 1 / (3 num_hiddens), as in nn.GRU: the recurrent products keep the size of the state
+        # uniform, as in nn.GRU: the size of the recurrent products does not depend on num_hiddens then
         bound = 1 / math.sqrt(num_hiddens)
 
         def weight(*shape):
@@ -227,7 +227,7 @@ class Recurrence(torch.autograd.Function):
         dA_r = dRH ∘ H ∘ R (1 - R)                                            dA_r = dA ∘ U ∘ R (1 - R)
         dH   = dH_new∘Z + dA_z W_hzᵀ + dA_r W_hrᵀ + dRH∘R                     ... + dU W_hhᵀ instead of dRH∘R
 
-    and for the weights, summed over all steps: dW_x* = Xᵀ dA_*, dW_h* = Hᵀ dA_*, dW_hh = (R∘H)ᵀ dA.
+    and for the weights, summed over all steps: dW_x* = Xᵀ dA_*, dW_h* = Hᵀ dA_*, dW_hh = (R∘H)ᵀ dA, or Hᵀ dU.
 
     Where the network runs on by itself (`future`), a step's input is the readout of the step before, in the residual
     form X_new = X + relu(H_new) W_y + b_y. Then each step's dX = dA_z W_xzᵀ + dA_r W_xrᵀ + dA W_xhᵀ flows back into the
@@ -248,6 +248,7 @@ class Recurrence(torch.autograd.Function):
         for start in range(0, T + future, ctx.block):
             now = slice(start, start + ctx.block)
             A_g, H_tilde = X[now] @ W_xg, X[now] @ W_xh  # the inputs' part of all these steps in one product each
+            # both gates for one sigmoid, and each; U is empty in the original form
             ZR, Z, R, U = A_g[..., : 2 * n], A_g[..., :n], A_g[..., n : 2 * n], A_g[..., 2 * n :]
             for t, (a_g, zr, z, r, u, h_tilde, H_new) in each_step(start, A_g, ZR, Z, R, U, H_tilde, states[1:][now]):
                 if t >= T:  # from here on the network is fed with its own readout
@@ -286,7 +287,7 @@ class Recurrence(torch.autograd.Function):
             dA_g, dA = factors(H, Z, R, U, H_tilde, W_hh is None)
             steps = each_step(start, dstates[now], Z, R, dA_g, dA_g[..., :n], dA_g[..., n : 2 * n], dA)
             for t, (dstate, z, r, da_g, da_z, da_r, da) in reversed(steps):
-                dH.add_(dstate)
+                dH.add_(dstate)  # now dH_new: the part from later steps, and the part from this state's own readout
                 da.mul_(dH)
                 if W_hh is None:
                     da_g.unflatten(-1, (3, n)).mul_(dH.unsqueeze(1))
@@ -295,7 +296,7 @@ class Recurrence(torch.autograd.Function):
                     da_z.mul_(dH)
                     da_r.mul_(torch.mm(da, W_hhT, out=dRH))
                     dH.mul_(z).addcmul_(dRH, r)
-                dH.addmm_(da_g, W_hgT)
+                dH.addmm_(da_g, W_hgT)  # now dH of the step before
                 if t >= T:  # this step was fed with the readout of the step before
                     dX[t].addmm_(da_g, W_xgT).addmm_(da, W_xhT)
                     dH.add_(torch.ops.aten.threshold_backward(dX[t] @ W_y, states[t], 0))
@@ -348,6 +349,8 @@ def replacing(path):
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:  # say which file was to be written; a full disk does not
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -433,13 +436,14 @@ def number(kind, low, high):
             value = math.nan
         if not low <= value <= high:
             noun = "a whole number" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"{text!r}: expected {noun} from {low:g} to {high:g}")
+            top = high if kind is int else f"{high:g}"
+            raise argparse.ArgumentTypeError(f"{text!r}: expected {noun} from {low:g} to {top}")
         return value
 
     return parse
 
 
-def device(name):
+def device_flag(name):
     """An argparse type: cpu, cuda, or auto, which is cuda where there is one."""
     if name not in ("auto", "cpu", "cuda"):
         raise argparse.ArgumentTypeError(f"{name!r}: expected auto, cpu or cuda")
@@ -456,12 +460,10 @@ def folder(text):
     return path
 
 
-def check_loss(loss, epoch, init_lr):
+def check_loss(loss, epoch, lr, flag="--init_lr"):
     """Raise FloatingPointError where training has diverged: a loss of NaN, or far beyond what any voltage can cause."""
     if not loss < 1e4:
-        raise FloatingPointError(
-            f"epoch {epoch}: the loss is {loss:g}: training diverged; try --init_lr below {init_lr:g}"
-        )
+        raise FloatingPointError(f"epoch {epoch}: the loss is {loss:g}: training diverged; try {flag} below {lr:g}")
 
 
 def run(main):
@@ -470,6 +472,7 @@ def run(main):
     Exit status 0, 2 for bad input (ValueError), 1 for a file that cannot be written (OSError) or a training that
     diverged (FloatingPointError), 130 after Ctrl-C, also where training was stopped by it and all else was done.
     """
+    sys.stdout.reconfigure(errors="replace")  # for a stdout that knows no Δ
     try:
         sys.exit(130 if main()["interrupted"] else 0)
     except BrokenPipeError:  # the reader of a pipe, such as head, has had enough

@@ -75,6 +75,12 @@ def test_generate_equals_single_steps_across_its_blocks(future_T):
     torch.testing.assert_close(generated, torch.stack(expected).detach(), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("future_T", [0, -1, 2.5])
+def test_generate_refuses_a_horizon_below_one(future_T):
+    with pytest.raises(ValueError, match="future_T"):
+        task.generate(GRU(1, 3, 1), torch.zeros(2, 1, 1), future_T)
+
+
 def test_run_freely_lines_up_samples_and_states():
     torch.manual_seed(0)
     model = GRU(1, 6, 1, residual=True)
@@ -130,7 +136,13 @@ def test_bare_state_dict_of_any_size_is_run(tmp_path):
     assert model.num_hiddens == 11
 
 
+def test_pictures_of_a_network_of_a_single_unit(tmp_path):
+    data = FitzhughNagumo(2, 500, duration=390.0, seed=0)
+    paths = task.draw_pictures(tmp_path, GRU(1, 1, 1), data, 50)
+    assert all(path.stat().st_size > 1000 for path in paths)
+
+
 def test_a_network_of_another_task_is_refused(tmp_path):
     save_checkpoint(tmp_path / "other.pth", GRU(1, 4, 2), task="classification")
-    with pytest.raises(ValueError, match=r"other\.pth: is of the task classification.*--retrain"):
+    with pytest.raises(ValueError, match=r"other\.pth: classification, 1 inputs and 2 outputs: expected.*--retrain"):
         task.load_model(tmp_path / "other.pth", "cpu")
