@@ -120,7 +120,13 @@ def test_wrong_dataset_argument_is_named(arguments, named):
 
 @pytest.mark.parametrize(
     ("v0", "t", "named"),
-    [([np.nan], [0, 1], "v0"), ([0], [1, 0], "t = "), ([0], [], "t = "), ("x", [0, 1], "v0"), ([[0]], [0, 1], "v0")],
+    [
+        ([np.nan], [0, 1], "v0"),
+        ([0], [1, 0], r"t\[0\] = 1, t\[1\] = 0: expected strictly increasing"),
+        ([0], [], "t = "),
+        ("x", [0, 1], "v0"),
+        ([[0]], [0, 1], "v0"),
+    ],
 )
 def test_wrong_simulator_argument_is_named(v0, t, named):
     with pytest.raises(ValueError, match=named):

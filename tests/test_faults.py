@@ -27,11 +27,14 @@ def start_script(stem, flags, out_dir, **kwargs):
     return subprocess.Popen(command, **(pipes | kwargs))
 
 
-def wait_for(condition, seconds=60):
+def wait_for(path, process, seconds=60):
+    """Wait until the running process has written a file."""
     end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
+    while not path.exists() and process.poll() is None and time.monotonic() < end:
         time.sleep(0.05)
+    if not path.exists():
+        process.kill()
+        raise AssertionError(process.communicate())
 
 
 # ---- a run that is stopped ----
@@ -40,7 +43,7 @@ def wait_for(condition, seconds=60):
 @pytest.mark.parametrize("stem", SCRIPTS)
 def test_ctrl_c_evaluates_and_saves_the_best_model_so_far(stem, tmp_path):
     process = start_script(stem, "--num_epochs 100000 --no-train_visualization", tmp_path)
-    wait_for(lambda: (tmp_path / f"{stem}_partial.pth").exists())
+    wait_for(tmp_path / f"{stem}_partial.pth", process)
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -329,7 +332,7 @@ def test_an_x_server_that_goes_away_leaves_a_saved_model(display, tmp_path):
     stem = "gru_regression_scratch"
     environment = os.environ | {"DISPLAY": display[0], "MPLBACKEND": "TkAgg"}
     process = start_script(stem, "--num_epochs 100000", tmp_path, env=environment)
-    wait_for(lambda: (tmp_path / f"{stem}_partial.pth").exists())
+    wait_for(tmp_path / f"{stem}_partial.pth", process)
     time.sleep(1)
     display[1].kill()
     stdout, stderr = process.communicate(timeout=60)

@@ -18,7 +18,7 @@ TOP = Path(__file__).resolve().parents[1]
 TINY = {
     "gru_regression_scratch": "--num_epochs 2 --num_train 4 --num_test 2 --num_samples 100 --duration 40 --n_hidden 4",
     "gru_autoregression": "--retrain --num_epochs_one_step 1 --num_epochs 2 --updates_per_epoch 2 --num_train 4 "
-    "--num_test 2 --num_samples 128 --duration 100 --horizon 20 --test_duration 300 --n_hidden 4",
+    "--num_test 2 --num_samples 128 --duration 100 --first_horizon 10 --horizon 20 --test_duration 300 --n_hidden 4",
     "gru_classification_scratch": "--num_epochs 2 --num_train 4 --num_test 8 --n_hidden 4 --duration 40 --dt 1",
 }
 SCRIPTS = list(TINY)
