@@ -87,9 +87,9 @@ class GRU(nn.Module):
         Raises ValueError where a shape, type or device does not fit.
         """
         H = self._check_call(inputs, H, future)
-        states, generated = Recurrence.apply(
-            inputs, H, *self._stacked_weights(), future, self.residual, torch.is_grad_enabled()
-        )
+        # where no gradient is asked for: the bare loop, which keeps no gates
+        recurrence = Recurrence.apply if torch.is_grad_enabled() else Recurrence.run
+        states, generated = recurrence(inputs, H, *self._stacked_weights(), future, self.residual)
         if not self.per_timestep_readout:
             return states, self.readout(states[-1], None)
         return states, self.readout(states, torch.cat([inputs, generated]) if future else inputs)
@@ -211,6 +211,17 @@ class GRU(nn.Module):
 BLOCK = 2**16  # numbers of one gate in a block of time steps: few enough that the backward pass works in the cache
 
 
+def blocks(num_steps, size):
+    """Cut the time steps into slices; `size` is how many numbers a gate has at one step."""
+    length = max(1, BLOCK // size)
+    return [slice(start, min(start + length, num_steps)) for start in range(0, num_steps, length)]
+
+
+def each_step(start, *tensors):
+    """List (t, one slice of every tensor) for each time step; splitting them at once is cheaper than indexing."""
+    return list(enumerate(zip(*(tensor.unbind() for tensor in tensors)), start))
+
+
 class Recurrence(torch.autograd.Function):
     """The loop of a GRU over time, with its gradient by hand. Forward:
 
@@ -238,18 +249,19 @@ class Recurrence(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, inputs, H, W_xg, W_hg, W_xh, W_hh, W_y, b_y, future, residual, keep_gates):
-        """Return the states (T + future, B, n) and the inputs that the network made for itself (future, B, I)."""
+    def run(inputs, H, W_xg, W_hg, W_xh, W_hh, W_y, b_y, future, residual, saved=None):
+        """Return the states (T + future, B, n) and the inputs that the network made for itself (future, B, I).
+
+        saved: a list to which all that a backward pass needs is added.
+        """
         (T, B, _), n = inputs.shape, H.shape[1]
         X = nn.functional.pad(inputs, (0, 1, 0, 0, 0, future), value=1.0)  # (T + future, B, I + 1)
         states, RH = H.new_empty(T + future + 1, B, n), torch.empty_like(H)
         states[0] = H
-        ctx.T, ctx.residual, ctx.block, gates = T, residual, max(1, BLOCK // H.numel()), []
-        for start in range(0, T + future, ctx.block):
-            now = slice(start, start + ctx.block)
+        for now in blocks(T + future, H.numel()):
             A_g, H_tilde = X[now] @ W_xg, X[now] @ W_xh  # the inputs' part of all these steps in one product each
             Z, R = A_g[..., :n], A_g[..., n : 2 * n]  # these will be the gates, once the loop has been there
-            for t, (a_g, z, r, h_tilde, H_new) in each_step(start, A_g, Z, R, H_tilde, states[1:][now]):
+            for t, (a_g, z, r, h_tilde, H_new) in each_step(now.start, A_g, Z, R, H_tilde, states[1:][now]):
                 if t >= T:  # from here on the network is fed with its own readout
                     y = torch.addmm(b_y, H.relu(), W_y.t())
                     X[t, :, :-1] = X[t - 1, :, :-1] + y if residual else y
@@ -263,15 +275,24 @@ class Recurrence(torch.autograd.Function):
                     a_g.sigmoid_()
                     h_tilde.addmm_(torch.mul(r, H, out=RH), W_hh).tanh_()
                 H = torch.lerp(h_tilde, H, z, out=H_new)  # Z∘H + (1 - Z)∘H_tilde
-            if keep_gates:  # only a backward pass needs them
-                gates += [A_g, H_tilde]
-        ctx.save_for_backward(X, states, W_xg, W_hg, W_xh, W_hh, W_y, *gates)
+            if saved is not None:
+                saved += [A_g, H_tilde]
+        if saved is not None:
+            saved += [X, states]
         return states[1:], X[T:, :, :-1]
+
+    @staticmethod
+    def forward(ctx, inputs, H, W_xg, W_hg, W_xh, W_hh, W_y, b_y, future, residual):
+        saved = []
+        outputs = Recurrence.run(inputs, H, W_xg, W_hg, W_xh, W_hh, W_y, b_y, future, residual, saved)
+        ctx.save_for_backward(W_xg, W_hg, W_xh, W_hh, W_y, *saved)
+        ctx.T, ctx.residual = len(inputs), residual
+        return outputs
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, dstates, dgenerated):
-        X, states, W_xg, W_hg, W_xh, W_hh, W_y, *gates = ctx.saved_tensors
+        W_xg, W_hg, W_xh, W_hh, W_y, *gates, X, states = ctx.saved_tensors
         T, (total, B, n) = ctx.T, dstates.shape
         dX = torch.cat([dgenerated.new_zeros(T, B, X.shape[2] - 1), dgenerated])  # (total, B, I)
         dW_xg, dW_hg, dW_xh = torch.zeros_like(W_xg), torch.zeros_like(W_hg), torch.zeros_like(W_xh)
@@ -280,12 +301,11 @@ class Recurrence(torch.autograd.Function):
             W if W is None else W.t().contiguous() for W in (W_xg[:-1], W_hg, W_xh[:-1], W_hh)
         )
         dH, dRH = dstates.new_zeros(B, n), dstates.new_empty(B, n)
-        for start in reversed(range(0, total, ctx.block)):
-            now = slice(start, min(start + ctx.block, total))
+        for now in reversed(blocks(total, B * n)):
             H, H_tilde, A_g = states[now], gates.pop(), gates.pop()
             Z, R, U = A_g[..., :n], A_g[..., n : 2 * n], A_g[..., 2 * n :]
             dA_g, dA = factors(H, Z, R, U, H_tilde, W_hh is None)
-            steps = each_step(start, dstates[now], Z, R, dA_g, dA_g[..., :n], dA_g[..., n : 2 * n], dA)
+            steps = each_step(now.start, dstates[now], Z, R, dA_g, dA_g[..., :n], dA_g[..., n : 2 * n], dA)
             for t, (dstate, z, r, da_g, da_z, da_r, da) in reversed(steps):
                 dH.add_(dstate)  # now dH_new: the part from later steps, and the part from this state's own readout
                 da.mul_(dH)
@@ -310,18 +330,13 @@ class Recurrence(torch.autograd.Function):
             if W_hh is not None:
                 dW_hh.addmm_((R * H).flatten(0, 1).t(), dA)
             if ctx.needs_input_grad[0]:
-                known = dX[start : min(now.stop, T)].flatten(0, 1)
+                known = dX[now.start : min(now.stop, T)].flatten(0, 1)
                 known.addmm_(dA_g[: len(known)], W_xgT).addmm_(dA[: len(known)], W_xhT)
         grads = [dX[:T], dH, dW_xg, dW_hg, dW_xh, dW_hh, None, None, None, None, None]
         if total > T:  # the readout was part of the loop
             dY = dX[T:].flatten(0, 1)
             grads[6:8] = dY.t() @ states[T:-1].relu().flatten(0, 1), dY.sum(0)
         return tuple(grads)
-
-
-def each_step(start, *tensors):
-    """List (t, one slice of every tensor) for each time step; splitting them at once is cheaper than indexing."""
-    return list(enumerate(zip(*(tensor.unbind() for tensor in tensors)), start))
 
 
 def factors(H, Z, R, U, H_tilde, reset_after):
