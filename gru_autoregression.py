@@ -430,13 +430,10 @@ def load_model(path, device):
     try:
         model = load_checkpoint(path, device)
         task = model.info.get("task", "autoregression")  # a bare state dict does not say
-        if task != "autoregression" or (model.num_inputs, model.num_outputs, model.per_timestep_readout) != (
-            1,
-            1,
-            True,
-        ):
-            sizes = f"{model.num_inputs} inputs and {model.num_outputs} outputs"
-            raise ValueError(f"checkpoint {path}: {task}, {sizes}: expected a network that predicts one voltage")
+        num_inputs, num_outputs = model.num_inputs, model.num_outputs
+        if task != "autoregression" or num_inputs != 1 or num_outputs != 1 or not model.per_timestep_readout:
+            found = f"{task}, {num_inputs} inputs and {num_outputs} outputs"
+            raise ValueError(f"checkpoint {path}: {found}: expected a network that predicts one voltage")
     except ValueError as error:
         raise ValueError(f"{error}; give another --checkpoint, or train one with --retrain") from None
     return model
@@ -458,16 +455,21 @@ def main(argv=None):
     def dataset(offset, num, num_samples):  # no two offsets or seeds share a trajectory
         return FitzhughNagumo(num, num_samples, duration=num_samples * dt, seed=4 * args.seed + offset)
 
+    test_set = dataset(2, args.num_test, args.warm_up + round(args.test_duration / dt))
     metrics, written, interrupted = {"train_seconds": 0.0}, [], False
     if args.retrain:
         args.out_dir.mkdir(parents=True, exist_ok=True)
         model = GRU(num_inputs=1, num_hiddens=args.n_hidden, num_outputs=1, residual=True).to(args.device)
+        train_set = dataset(0, args.num_train, args.num_samples)
         valid_set = dataset(1, 16, args.warm_up + round(1600 / dt))
         live = LiveWindow() if args.train_visualization else None
         partial = args.out_dir / f"{STEM}_partial.pth"
         print(f"while training runs, its best model is in {partial}", flush=True)
-        history = train_model(model, dataset(0, args.num_train, args.num_samples), valid_set, args, live, partial)
-        metrics["train_seconds"], interrupted = time.perf_counter() - start, history["interrupted"]
+        start_training = time.perf_counter()
+        history = train_model(model, train_set, valid_set, args, live, partial)
+        metrics["train_seconds"], interrupted = time.perf_counter() - start_training, history["interrupted"]
+        if live:
+            live.close()
         written.append(args.out_dir / f"{STEM}.pth")
         save_checkpoint(written[-1], model, task="autoregression", dt=dt)
         partial.unlink(missing_ok=True)
@@ -477,7 +479,6 @@ def main(argv=None):
             print(f"note: the network was trained at dt = {model.info['dt']:g}, the data has dt = {dt:g}")
         args.out_dir.mkdir(parents=True, exist_ok=True)
 
-    test_set = dataset(2, args.num_test, args.warm_up + round(args.test_duration / dt))
     metrics |= evaluate_model(model, test_set, args.warm_up)
     print_table(metrics, dt)
     if args.train_visualization:

@@ -50,7 +50,8 @@ TASKS = {
         "match_period": True,
         "test_factor": 1,
         "num_test": 2000,
-        "num_epochs": 220,
+        "memory": 2,
+        "num_epochs": 26,
     },
     "original": {
         "duration": 400.0,
@@ -59,31 +60,32 @@ TASKS = {
         "match_period": False,
         "test_factor": 2,
         "num_test": 512,
-        "num_epochs": 72,
+        "memory": 250,
+        "num_epochs": 6,
     },
 }
 
 parser = FlagParser(__doc__)
 flag = parser.add_argument
 unset = argparse.SUPPRESS  # as the task has it
-flag("--task", choices=list(TASKS), default="hard", help="sets the seven flags after it where they are not given")
+flag("--task", choices=list(TASKS), default="hard", help="sets the eight flags after it where they are not given")
 flag("--duration", type=number(float, 1, 10_000), default=unset, help="length of a training trace in time units")
 flag("--noise_std", type=number(float, 0, 100), default=unset, help="standard deviation of the noise on V")
 flag("--random_phase", action=argparse.BooleanOptionalAction, default=unset, help="start anywhere on the limit cycle")
 flag("--match_period", action=argparse.BooleanOptionalAction, default=unset, help="give both neurons the same period")
 flag("--test_factor", type=number(int, 1, 100), default=unset, help="how many times longer the test traces are")
 flag("--num_test", type=number(int, 1, 100_000), default=unset, help="new traces of each class to test on")
+flag("--memory", type=number(float, 2, 1e9), default=unset, help="steps that untrained units remember: from 2 to this")
 flag("--num_epochs", type=number(int, 1, 100_000), default=unset, help="passes over the training set, redrawn for each")
 # data
-flag("--num_train", type=number(int, 1, 100_000), default=256, help="traces of each class to train on")
+flag("--num_train", type=number(int, 1, 100_000), default=2048, help="neurons of each class to train on")
 flag("--dt", type=number(float, 1e-3, 100), default=0.4, help="time between samples")
 # model
 flag("--n_hidden", type=number(int, 1, 2048), default=32, help="hidden units")
 # training
 flag("--batch_size", type=number(int, 1, 100_000), default=64, help="traces per gradient step")
-flag("--window", type=number(int, 1, 100_000), default=250, help="steps the gradient flows back: truncated BPTT")
-flag("--loss_from", type=number(float, 0, 1), default=0.5, help="share of a window after which every step is scored")
-flag("--init_lr", type=number(float, 1e-9, 1e9), default=1e-2, help="learning rate of Adam; decays to 0 as a cosine")
+flag("--loss_from", type=number(float, 0, 1), default=0.5, help="share of a trace after which every step is scored")
+flag("--init_lr", type=number(float, 1e-9, 1e9), default=2e-2, help="learning rate of Adam; decays to 0 as a cosine")
 flag("--max_grad_norm", type=number(float, 1e-9, 1e9), default=0.2, help="a longer gradient is clipped to this norm")
 flag("--seed", type=number(int, 0, 2**31 - 1), default=0, help="fixes the data, the first weights and the batches")
 flag("--device", type=device_flag, default="auto", help="auto, cpu or cuda")
@@ -92,32 +94,39 @@ flag("--train_visualization", action=argparse.BooleanOptionalAction, default=Tru
 flag("--out_dir", type=folder, default="outputs", help="where pictures, model and metrics go")
 
 
-def train_model(
-    model, dataset, num_epochs, batch_size, window, loss_from, init_lr, max_grad_norm, live=None, partial_path=None
-):
-    """Train on windows that are drawn anew for every epoch; return the history as plain lists.
+@torch.no_grad()
+def lengthen_memory(model, longest):
+    """Set the update gates' biases so that the units begin with memories of 2 to `longest` steps, evenly spread.
 
-    window: the trace is cut into windows of so many steps; the state is carried on, the gradient is not.
-    loss_from: share of a window after which the class is asked for at every step. Asked only at the last of a
-        thousand steps, the network must first discover which of the steps before mattered, with a gradient that has
-        vanished on the way there. Asked all along and in windows, it is told so wherever it begins to know, the
-        gradient has a short way back, and a trace gives several gradient steps instead of one.
+    A unit whose gate Z is constant forgets as Zᵗ does, with a time constant of about τ = 1 / (1 - Z) steps. Gates begin
+    near 1/2, which is a memory of two steps: what was seen hundreds of steps ago is lost, and its gradient with it.
+    Here Z = σ(b_z) with b_z = log(τ - 1). Source: Tallec and Ollivier (2018), https://arxiv.org/abs/1804.11188
+    """
+    model.b_z.uniform_(1, longest - 1).log_()
+
+
+def train_model(
+    model, dataset, num_epochs, batch_size, loss_from, init_lr, max_grad_norm, live=None, partial_path=None
+):
+    """Train on traces whose windows and noise are drawn anew for every epoch; return the history as plain lists.
+
+    loss_from: share of a trace after which the class is asked for at every step. Asked only at the last of a thousand,
+        a network learns to answer at that step, and not to know the answer before it or to keep it beyond.
     live: a LiveWindow, where the loss is drawn. partial_path: where the best model so far is kept while training runs.
     Ctrl-C ends training early. The model is left with the weights of its best epoch.
     Raises FloatingPointError after an epoch in which training has diverged.
     """
     batches = DataLoader(dataset, batch_size, shuffle=True)
     optimizer = torch.optim.Adam(model.parameters(), lr=init_lr)
-    windows_per_batch = math.ceil(dataset.data.shape[1] / window)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_epochs * len(batches) * windows_per_batch)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_epochs * len(batches))
     history = {"loss": [], "accuracy": [], "interrupted": False}
     best = copy.deepcopy(model.state_dict())
-    # a progress bar in a terminal; where the output goes to a file, a line for every tenth epoch instead
+    # a progress bar in a terminal; where the output goes to a file, a line for every epoch instead
     progress = tqdm(range(1, num_epochs + 1), desc="training", unit="epoch", file=sys.stdout, disable=None)
     try:
         for epoch in progress:
             dataset.redraw()
-            loss, accuracy = train_epoch(model, batches, optimizer, schedule, window, loss_from, max_grad_norm)
+            loss, accuracy = train_epoch(model, batches, optimizer, schedule, loss_from, max_grad_norm)
             check_loss(loss, epoch, init_lr)
             if loss < min(history["loss"], default=math.inf):
                 best = copy.deepcopy(model.state_dict())
@@ -126,7 +135,7 @@ def train_model(
             history["loss"].append(loss)
             history["accuracy"].append(accuracy)
             progress.set_postfix(loss=f"{loss:.3f}", accuracy=f"{accuracy:.3f}")
-            if progress.disable and (epoch % 10 == 0 or epoch == num_epochs):
+            if progress.disable:
                 print(f"epoch {epoch:3d}  loss {loss:.3f}  accuracy {accuracy:.3f}", flush=True)
             if live:
                 live.redraw(draw_history, live.figure, history)
@@ -137,23 +146,21 @@ def train_model(
     return history
 
 
-def train_epoch(model, batches, optimizer, schedule, window, loss_from, max_grad_norm):
+def train_epoch(model, batches, optimizer, schedule, loss_from, max_grad_norm):
     """One pass over the training traces; return the mean loss, and the accuracy at the last step."""
     device = next(model.parameters()).device
     losses, hits = [], []
     for x, labels in batches:  # (B, T, 1), (B,)
-        labels, H = labels.to(device), None
-        for x_window in x.transpose(0, 1).to(device).split(window):
-            states, logits = model(x_window, H)  # logits (window, B, number of classes)
-            scored = logits[min(int(loss_from * len(x_window)), len(x_window) - 1) :]
-            loss = cross_entropy(scored.flatten(0, 1), labels.repeat(len(scored)))
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
-            optimizer.step()
-            schedule.step()
-            H = states[-1].detach()
-            losses.append(loss.detach())
+        labels = labels.to(device)
+        _, logits = model(x.transpose(0, 1).to(device))  # (T, B, number of classes)
+        scored = logits[min(int(loss_from * len(logits)), len(logits) - 1) :]
+        loss = cross_entropy(scored.flatten(0, 1), labels.repeat(len(scored)))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.detach())
         hits.append((logits[-1].argmax(-1) == labels).float().mean())
     return torch.stack(losses).mean().item(), torch.stack(hits).mean().item()
 
@@ -174,14 +181,10 @@ def summary_features(data):
     return np.column_stack([V.mean(axis=1), V.std(axis=1), above.mean(axis=1), crossings])
 
 
-def fit_baseline(dataset, num_draws=10):
+def fit_baseline(dataset):
     """Fit what a network has to beat: a logistic regression on four summary features of the trace."""
-    features = []
-    for _ in range(num_draws):  # like the network, it may draw its traces anew
-        dataset.redraw()
-        features.append(summary_features(dataset.data))
     baseline = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    return baseline.fit(np.concatenate(features), dataset.labels.repeat(num_draws).numpy())
+    return baseline.fit(summary_features(dataset.data), dataset.labels.numpy())
 
 
 def evaluate_model(model, baseline, data, labels):
@@ -263,7 +266,7 @@ def plot_arriving(figure, data, probabilities, dt):
     return update
 
 
-def animate(path, data, probabilities, dt, num_frames=60):
+def animate(path, data, probabilities, dt, num_frames=45):
     """Write the traces arriving, and what the network makes of them, as a GIF; play it in a window, too."""
     ends = np.linspace(1, data.shape[1], num_frames, dtype=int)
     live = LiveWindow(share=1.0)
@@ -273,7 +276,7 @@ def animate(path, data, probabilities, dt, num_frames=60):
     live.close()
     figure = Figure()
     with replacing(path) as temporary:
-        write_gif(temporary, figure, plot_arriving(figure, data, probabilities, dt), ends, fps=12, hold=12)
+        write_gif(temporary, figure, plot_arriving(figure, data, probabilities, dt), ends, fps=9, hold=9)
 
 
 def draw_pictures(out_dir, model, test_set, metrics):
@@ -325,11 +328,12 @@ def main(argv=None):
 
     train_set, test_set = dataset(0, args.num_train), dataset(1, args.num_test, args.test_factor)
     model = GRU(num_inputs=1, num_hiddens=args.n_hidden, num_outputs=len(CLASSES)).to(args.device)
+    lengthen_memory(model, args.memory)
     live = LiveWindow() if args.train_visualization else None
     partial = args.out_dir / f"{STEM}_partial.pth"
     print(f"while training runs, its best model is in {partial}", flush=True)
     start_training = time.perf_counter()
-    hyperparameters = (args.num_epochs, args.batch_size, args.window, args.loss_from, args.init_lr, args.max_grad_norm)
+    hyperparameters = (args.num_epochs, args.batch_size, args.loss_from, args.init_lr, args.max_grad_norm)
     history = train_model(model, train_set, *hyperparameters, live, partial)
     metrics = {"train_seconds": time.perf_counter() - start_training}
     if live:

@@ -108,6 +108,20 @@ def test_wrong_argument_is_named(arguments, named):
         FitzhughNagumoClassification(**({"N": 1, "T": 10} | arguments))
 
 
+def test_lengthened_memories_last_from_2_to_so_many_steps():
+    torch.manual_seed(0)
+    model = GRU(1, 1000, 2)
+    task.lengthen_memory(model, 20)
+    with torch.no_grad():
+        for name in ("W_hz", "W_xz", "W_hh", "W_xh", "b_h"):
+            getattr(model, name).zero_()  # a candidate of 0 and a gate that is constant: the state only fades
+        states, _ = model(torch.zeros(3, 1, 1), torch.ones(1, 1000))
+    memory = -1 / (states[2] / states[1] - 1)  # H' = (1 - 1/τ) H
+    assert 1.999 < memory.min() < 2.5
+    assert 19.5 < memory.max() < 20.001
+    assert memory.mean().item() == pytest.approx(11, abs=0.5)
+
+
 class Certain(torch.nn.Module):
     """Knows class B by a positive first sample, but says so only after half of the trace."""
 
