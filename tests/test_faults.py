@@ -211,12 +211,12 @@ def zip_of_text():
 
 @pytest.mark.parametrize("kind", damaged_files())
 def test_a_damaged_checkpoint_is_refused(kind, tmp_path):
-    path = tmp_path / "model.pth"
-    path.write_bytes(damaged_files()[kind])
+    path, content = tmp_path / "model.pth", damaged_files()[kind]
+    path.write_bytes(content)
     with pytest.raises(ValueError, match=r"^checkpoint .*model\.pth: \S") as error:
         load_checkpoint(path)
     assert "\n" not in str(error.value)
-    assert path.read_bytes() == damaged_files()[kind]
+    assert path.read_bytes() == content
 
 
 def test_a_missing_checkpoint_and_a_folder_are_refused(tmp_path):
