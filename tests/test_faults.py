@@ -54,6 +54,16 @@ def test_ctrl_c_evaluates_and_saves_the_best_model_so_far(stem, tmp_path):
     assert f"wrote {tmp_path / stem}.pth" in stdout
 
 
+def test_a_pipe_that_nobody_reads_any_more(tmp_path):
+    process = start_script("gru_regression_scratch", "--num_epochs 100000 --no-train_visualization", tmp_path)
+    process.stdout.readline()
+    process.stdout.close()  # as head -1 does
+    process.stdout = None
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert stderr == ""
+
+
 def save_for_ever(path):
     torch.set_num_threads(1)
     model = GRU(1, 300, 1)
