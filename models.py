@@ -261,20 +261,21 @@ class Recurrence(torch.autograd.Function):
         for now in blocks(T + future, H.numel()):
             A_g, H_tilde = X[now] @ W_xg, X[now] @ W_xh  # the inputs' part of all these steps in one product each
             Z, R = A_g[..., :n], A_g[..., n : 2 * n]  # these will be the gates, once the loop has been there
-            for t, (a_g, z, r, h_tilde, H_new) in each_step(now.start, A_g, Z, R, H_tilde, states[1:][now]):
-                if t >= T:  # from here on the network is fed with its own readout
-                    y = torch.addmm(b_y, H.relu(), W_y.t())
-                    X[t, :, :-1] = X[t - 1, :, :-1] + y if residual else y
-                    torch.mm(X[t], W_xg, out=a_g)
-                    torch.mm(X[t], W_xh, out=h_tilde)
-                a_g.addmm_(H, W_hg)
-                if W_hh is None:  # reset_after: a third part of a_g is U
-                    a_g[:, : 2 * n].sigmoid_()
-                    h_tilde.addcmul_(r, a_g[:, 2 * n :]).tanh_()
-                else:
-                    a_g.sigmoid_()
-                    h_tilde.addmm_(torch.mul(r, H, out=RH), W_hh).tanh_()
-                H = torch.lerp(h_tilde, H, z, out=H_new)  # Z∘H + (1 - Z)∘H_tilde
+            with torch.inference_mode():  # the gradient is ours to compute: autograd need not look at each operation
+                for t, (a_g, z, r, h_tilde, H_new) in each_step(now.start, A_g, Z, R, H_tilde, states[1:][now]):
+                    if t >= T:  # from here on the network is fed with its own readout
+                        y = torch.addmm(b_y, H.relu(), W_y.t())
+                        X[t, :, :-1] = X[t - 1, :, :-1] + y if residual else y
+                        torch.mm(X[t], W_xg, out=a_g)
+                        torch.mm(X[t], W_xh, out=h_tilde)
+                    a_g.addmm_(H, W_hg)
+                    if W_hh is None:  # reset_after: a third part of a_g is U
+                        a_g[:, : 2 * n].sigmoid_()
+                        h_tilde.addcmul_(r, a_g[:, 2 * n :]).tanh_()
+                    else:
+                        a_g.sigmoid_()
+                        h_tilde.addmm_(torch.mul(r, H, out=RH), W_hh).tanh_()
+                    H = torch.lerp(h_tilde, H, z, out=H_new)  # Z∘H + (1 - Z)∘H_tilde
             if saved is not None:
                 saved += [A_g, H_tilde]
         if saved is not None:
