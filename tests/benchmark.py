@@ -3,7 +3,8 @@
     python tests/benchmark.py
     python tests/benchmark.py --quick --json speed.json
 
-Candidates take turns, so that a slow moment of the machine meets them all; every figure is a median over rounds.
+Candidates take turns in random order, so that a slow moment of the machine meets them all, and so does the state in
+which the one before left its caches and threads; every figure is a median over rounds.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import functools
 import json
 import multiprocessing
 import platform
+import random
 import statistics
 import sys
 import time
@@ -43,8 +45,8 @@ def interleaved_medians(candidates, device, seconds):
         run()  # warm up
     start = time.perf_counter()
     while time.perf_counter() - start < seconds or len(times[next(iter(times))]) < 3:
-        for name, run in candidates.items():
-            times[name].append(timed(run, device))
+        for name in random.sample(list(candidates), len(candidates)):  # whom one comes after matters, too
+            times[name].append(timed(candidates[name], device))
     return {name: statistics.median(values) for name, values in times.items()}
 
 
