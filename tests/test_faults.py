@@ -296,9 +296,10 @@ def test_without_a_display_training_goes_on_in_silence(stem, environment, tmp_pa
 
 @pytest.fixture
 def display():
-    """A display of its own, from Xvfb where the machine has it."""
+    """A display of its own, from Xvfb, where the machine has it and Python can draw on it."""
     if not shutil.which("Xvfb"):
         pytest.skip("needs Xvfb")
+    pytest.importorskip("tkinter")  # some builds of Python come without
     command = ["Xvfb", "-displayfd", "1", "-screen", "0", "1000x800x24"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
         yield f":{server.stdout.readline().strip()}", server
