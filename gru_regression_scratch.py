@@ -206,8 +206,8 @@ def plot_fit(figure, view):
     (distance,) = error.semilogy([], [], color="tab:red", linewidth=1)
     error.axhline(copying := np.abs(np.diff(true)).mean(), color="0.4", linestyle=":", linewidth=1)
     error.text(t[-1], copying, "copying the last value, mean", ha="right", va="bottom", fontsize=11, color="0.4")
-    trace.set(ylabel="V", ylim=(-2.4, 2.9))
-    trace.legend(loc="upper right", ncols=2)
+    trace.set(ylabel="V", ylim=(-2.4, 2.4))
+    trace.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)  # beside the title, clear of the spikes
     error.set(xlabel="time", ylabel="|error|", xlim=(0, t[-1]), ylim=(1e-6, 10), yticks=[1e-6, 1e-4, 1e-2, 1])
 
     def update(history, epoch):
