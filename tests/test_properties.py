@@ -17,21 +17,34 @@ anything = st.one_of(numbers, odd)
 few = settings(max_examples=60, deadline=None, derandomize=True)
 
 
-def works_or_raises_value_error(build):
+@st.composite
+def arguments(draw, *valid, instead=anything):
+    """Arguments from their valid ranges, and whether all of them are: in some draws one is replaced."""
+    chosen = [draw(strategy) for strategy in valid]
+    odd_one = draw(st.none() | st.integers(0, len(valid) - 1))
+    if odd_one is not None:
+        chosen[odd_one] = draw(instead)
+    return chosen, odd_one is None
+
+
+def works_or_raises_value_error(build, must_work=False):
     """Return what it builds, or None where it raises ValueError with a message of one line."""
     try:
         return build()
     except ValueError as error:
         message = str(error)
+    assert not must_work, message
     assert len(message.splitlines()) == 1
     return None
 
 
 @few
-@given(st.tuples(anything, anything, anything), st.tuples(anything, anything, anything))
-def test_gru(sizes, switches):
+@given(arguments(*[st.integers(1, 4)] * 3, *[st.booleans()] * 3))
+def test_gru(chosen):
+    *sizes, per_timestep_readout, residual, reset_after = chosen[0]
     sizes = [min(size, 40) if isinstance(size, int) else size for size in sizes]  # a large one would only be slow
-    model = works_or_raises_value_error(lambda: GRU(*sizes, *switches))
+    must_work = chosen[1] and not residual  # which has its own conditions
+    model = works_or_raises_value_error(lambda: GRU(*sizes, per_timestep_readout, residual, reset_after), must_work)
     if model is not None:
         states, readouts = model(torch.randn(4, 2, model.num_inputs))
         assert torch.isfinite(states).all()
@@ -39,24 +52,33 @@ def test_gru(sizes, switches):
 
 
 shapes = st.lists(st.integers(0, 4), max_size=4)
-tensors = st.one_of(shapes.map(torch.zeros), shapes.map(lambda s: torch.zeros(s, dtype=torch.int64)), anything)
+tensors = shapes.map(torch.zeros) | shapes.map(lambda shape: torch.zeros(shape, dtype=torch.int64))
+inputs_of_two = st.tuples(st.integers(1, 4), st.just(2), st.just(2)).map(torch.ones)  # (T, B, num_inputs)
+states_of_two = st.none() | st.just(torch.ones(2, 3))  # (B, num_hiddens)
 
 
 @few
-@given(tensors, st.one_of(st.none(), tensors), anything)
-def test_forward(inputs, H, future):
+@given(arguments(inputs_of_two, states_of_two, st.integers(0, 9), instead=tensors | anything))
+def test_forward(chosen):
     model = GRU(2, 3, 2)
+    (inputs, H, future), must_work = chosen
+    future = min(future, 100) if isinstance(future, int) else future  # more would only be slow
     for run in (model, model.forward_by_steps):
-        if not isinstance(future, int) or future < 100:
-            outputs = works_or_raises_value_error(lambda run=run: run(inputs, H, future))
-            assert outputs is None or all(torch.isfinite(output).all() for output in outputs)
+        outputs = works_or_raises_value_error(lambda run=run: run(inputs, H, future), must_work)
+        if outputs is not None:
+            assert len(outputs[0]) == len(outputs[1]) == len(inputs) + future
+            assert all(torch.isfinite(output).all() for output in outputs)
     works_or_raises_value_error(lambda: model.single_step(inputs, H))
 
 
+increasing = st.lists(st.floats(0, 50), min_size=1, max_size=4, unique=True).map(sorted)
+in_range = (st.floats(-5, 5), st.floats(-5, 5), st.floats(0, 10))  # I, a, b
+
+
 @few
-@given(anything, anything, st.one_of(anything, st.lists(st.floats(), max_size=4)), *[anything] * 4)
-def test_simulate_with_anything(v0, w0, t, I, a, b, eps):
-    traces = works_or_raises_value_error(lambda: simulate(v0, w0, t, I, a, b, eps))
+@given(arguments(st.floats(-100, 100), st.floats(-100, 100), increasing, *in_range, st.floats(1e-3, 1)))
+def test_simulate_with_anything(chosen):
+    traces = works_or_raises_value_error(lambda: simulate(*chosen[0]), must_work=chosen[1])
     assert traces is None or np.isfinite(traces).all()
 
 
@@ -77,14 +99,18 @@ def test_simulate_stays_finite_in_its_range(v0, w0, I, a, b, eps):
     np.testing.assert_allclose(V[0], v0)
 
 
+num, duration, seed = st.integers(1, 5), st.floats(1, 500), st.one_of(st.none(), st.integers(0, 9))
+
+
 @few
-@given(*[anything] * 7)
-def test_regression_dataset(N, T, I, a, b, duration, seed):
-    data = works_or_raises_value_error(lambda: FitzhughNagumo(N, T, I, a, b, duration, seed))
+@given(arguments(num, num, *in_range, duration, seed))
+def test_regression_dataset(chosen):
+    data = works_or_raises_value_error(lambda: FitzhughNagumo(*chosen[0]), must_work=chosen[1])
     if data is not None:
+        N, T, *_ = chosen[0]
         assert len(data) == N
         assert torch.isfinite(torch.stack([data.data_x, data.data_y, data.data_w])).all()
-        assert len(works_or_raises_value_error(lambda: data.get_init(T))) == T
+        assert len(data.get_init(T)) == T
 
 
 @few
@@ -95,11 +121,11 @@ def test_get_init(n):
 
 
 @few
-@given(*[anything] * 7)
-def test_classification_dataset(N, T, duration, noise_std, random_phase, match_period, seed):
-    arguments = (N, T, duration, noise_std, random_phase, match_period, seed)
-    data = works_or_raises_value_error(lambda: FitzhughNagumoClassification(*arguments))
+@given(arguments(num, num, duration, st.floats(0, 1), st.booleans(), st.booleans(), seed))
+def test_classification_dataset(chosen):
+    data = works_or_raises_value_error(lambda: FitzhughNagumoClassification(*chosen[0]), must_work=chosen[1])
     if data is not None:
+        N, T, *_ = chosen[0]
         assert data.data.shape == (2 * N, T, 1)
         assert torch.isfinite(data.data).all()
         plt.close(data.visualize_samples())
