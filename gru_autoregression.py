@@ -46,16 +46,18 @@ parser = FlagParser(__doc__)
 flag = parser.add_argument
 flag("--retrain", action="store_true", help="train a new network instead of loading one")
 flag("--checkpoint", type=Path, default=SHIPPED, help="the network to load; the shipped one is never written to")
+flag("--seed", type=number(int, 0, 2**31 - 1), default=0, help="fixes the data, the first weights and the batches")
+flag("--device", type=device_flag, default="auto", help="auto, cpu or cuda")
 # data
-flag("--num_train", type=number(int, 1, 100_000), default=256, help="trajectories to train on")
 flag("--num_test", type=number(int, 2, 10_000), default=64, help="new trajectories to generate")
 flag("--num_samples", type=number(int, 10, 100_000), default=512, help="samples per training trajectory")
 flag("--duration", type=number(float, 1, 10_000), default=400.0, help="its length in time units")
 flag("--test_duration", type=number(float, 300, 20_000), default=3200.0, help="time units to generate")
 flag("--warm_up", type=number(int, 1, 100_000), default=50, help="true samples seen before the network runs freely")
-# model
+# model and training: a network that is loaded has all this behind it
+flag = parser.add_argument_group("model and training, with --retrain").add_argument
 flag("--n_hidden", type=number(int, 1, 2048), default=64, help="hidden units")
-# training
+flag("--num_train", type=number(int, 1, 100_000), default=256, help="trajectories to train on")
 flag("--num_epochs_one_step", type=number(int, 0, 100_000), default=80, help="stage 1: epochs of next-step prediction")
 flag("--num_epochs", type=number(int, 0, 100_000), default=60, help="stage 2: epochs of running freely")
 flag("--updates_per_epoch", type=number(int, 1, 100_000), default=25, help="gradient steps per epoch of stage 2")
@@ -70,9 +72,8 @@ flag("--window", type=number(int, 1, 100_000), default=50, help="stage 1: steps 
 flag("--init_lr", type=number(float, 1e-9, 1e9), default=1e-2, help="stage 1: learning rate of Adam, decays to 0")
 flag("--free_lr", type=number(float, 1e-9, 1e9), default=2e-4, help="stage 2: learning rate of Adam, decays to 0")
 flag("--max_grad_norm", type=number(float, 1e-9, 1e9), default=0.1, help="a longer gradient is clipped to this norm")
-flag("--seed", type=number(int, 0, 2**31 - 1), default=0, help="fixes the data, the first weights and the batches")
-flag("--device", type=device_flag, default="auto", help="auto, cpu or cuda")
 # output
+flag = parser.add_argument
 flag("--train_visualization", action=argparse.BooleanOptionalAction, default=True, help="draw the pictures")
 flag("--out_dir", type=folder, default="outputs", help="where pictures, model and metrics go")
 
@@ -92,7 +93,8 @@ def train_model(model, dataset, valid_set, args, live=None, partial_path=None):
 
     After every epoch the network runs freely through `valid_set`; it is left with the weights that did best there.
     live: a LiveWindow, where that run is drawn. partial_path: where the best model so far is kept while training runs.
-    Ctrl-C ends training early. Raises FloatingPointError after an epoch in which training has diverged.
+    Ctrl-C ends training early, and is passed on before the first epoch is through: there is nothing to keep then.
+    Raises FloatingPointError after an epoch in which training has diverged.
     """
     history = {"loss": [], "valid_mse": [], "interrupted": False}
     best = copy.deepcopy(model.state_dict())
@@ -113,18 +115,20 @@ def train_model(model, dataset, valid_set, args, live=None, partial_path=None):
                 check_loss(loss, f"{epoch} of {name}", lr, lr_flag)
                 generated, _ = run_freely(model, valid_set.data_x, args.warm_up)
                 valid_mse = mse_loss(generated, valid_set.data_x).item()
-                if valid_mse < min(history["valid_mse"], default=math.inf):
+                history["loss"].append(loss)
+                history["valid_mse"].append(valid_mse)
+                if valid_mse == min(history["valid_mse"]):
                     best = copy.deepcopy(model.state_dict())
                     if partial_path:
                         save_checkpoint(partial_path, model, task="autoregression", dt=dataset.dt)
-                history["loss"].append(loss)
-                history["valid_mse"].append(valid_mse)
                 progress.set_postfix(loss=f"{loss:.1e}", free_running_mse=f"{valid_mse:.1e}")
                 if progress.disable and (epoch % 10 == 0 or epoch == num_epochs):
                     print(f"{name}: epoch {epoch:3d}  loss {loss:.1e}  free running {valid_mse:.1e}", flush=True)
                 if live:
                     live.redraw(update, f"{name}, epoch {epoch}", generated[0])
     except KeyboardInterrupt:
+        if not history["loss"]:
+            raise
         history["interrupted"] = True
     model.load_state_dict(best)
     return history
@@ -213,22 +217,24 @@ def run_freely(model, x, warm_up):
 def compare_spikes(true, generated, dt):
     """Period and phase of one generated trace (T,) against the true one; time is counted in true periods.
 
-    Returns the relative error of the period, how many periods it takes until the spikes are off by 5 % of a period
-    or missing (the whole run if they never are), and how far the last one is off.
+    Returns the relative error of the period between those spikes that came, how many periods it takes until the spikes
+    are off by 5 % of a period or missing (the whole run if they never are), and how far the last one is off, which is
+    1.0 where it is missing.
     """
     true_times, times = upward_crossings(true, dt), upward_crossings(generated, dt)
     period = np.diff(true_times).mean()
     period_error = abs(np.diff(times).mean() / period - 1) if len(times) > 1 else 1.0
     shared = min(len(times), len(true_times))
+    missing = shared < len(true_times) - 1  # one may fall just outside the run
     drift = (times[:shared] - true_times[:shared]) / period
     out_of_phase = np.flatnonzero(abs(drift) > 0.05)
     if len(out_of_phase):
         end = true_times[out_of_phase[0]]
-    elif shared < len(true_times) - 1:  # one may fall just outside the run
+    elif missing:
         end = true_times[shared]
     else:
         end = len(true) * dt
-    return period_error, end / period, abs(drift[-1]) if shared else 1.0
+    return period_error, end / period, 1.0 if missing else abs(drift[-1])
 
 
 def spectrum_distance(true, generated):
@@ -279,7 +285,7 @@ def fit_recovery(states, w, warm_up):
     Returns the fitted regression, the states (N, T, num_hiddens) and W (N, T) after the warm-up.
     """
     states, W = states[warm_up:].transpose(0, 1).numpy(), w[:, warm_up:, 0].numpy()
-    half = max(1, len(W) // 2)
+    half = len(W) // 2
     return LinearRegression().fit(np.concatenate(states[:half]), np.concatenate(W[:half])), states, W
 
 
@@ -429,11 +435,9 @@ def load_model(path, device):
     """Load a GRU that takes and predicts one voltage; raise ValueError, with what to do, for any other file."""
     try:
         model = load_checkpoint(path, device)
-        task = model.info.get("task", "autoregression")  # a bare state dict does not say
-        num_inputs, num_outputs = model.num_inputs, model.num_outputs
-        if task != "autoregression" or num_inputs != 1 or num_outputs != 1 or not model.per_timestep_readout:
-            found = f"{task}, {num_inputs} inputs and {num_outputs} outputs"
-            raise ValueError(f"checkpoint {path}: {found}: expected a network that predicts one voltage")
+        if (model.num_inputs, model.num_outputs, model.per_timestep_readout) != (1, 1, True):
+            found = f"{model.num_inputs} inputs and {model.num_outputs} outputs"
+            raise ValueError(f"checkpoint {path}: {found}: expected a network that predicts the next voltage")
     except ValueError as error:
         raise ValueError(f"{error}; give another --checkpoint, or train one with --retrain") from None
     return model
@@ -445,9 +449,10 @@ def main(argv=None):
     dt = args.duration / args.num_samples
     if dt > 20:
         raise ValueError(f"--duration / --num_samples = {dt:g}: expected at most 20, several samples per spike")
-    longest = args.warm_up + max(args.horizon, args.first_horizon)  # in stage 2
-    if args.retrain and longest > args.num_samples:
-        raise ValueError(f"--warm_up + --horizon = {longest}: expected at most --num_samples = {args.num_samples}")
+    for name, horizon in (("--first_horizon", args.first_horizon), ("--horizon", args.horizon)):
+        longest = args.warm_up + horizon
+        if args.retrain and longest > args.num_samples:
+            raise ValueError(f"--warm_up + {name} = {longest}: expected at most --num_samples = {args.num_samples}")
     torch.set_num_threads(1)  # products this small lose more to a second thread than they win
     torch.manual_seed(args.seed)
     plt.style.use(STYLE)
@@ -475,6 +480,7 @@ def main(argv=None):
         partial.unlink(missing_ok=True)
     else:
         model = load_model(args.checkpoint, args.device)
+        print(f"{args.checkpoint.name}: a trained network of {model.num_hiddens} hidden units")
         if model.info.get("dt", dt) != dt:
             print(f"note: the network was trained at dt = {model.info['dt']:g}, the data has dt = {dt:g}")
         args.out_dir.mkdir(parents=True, exist_ok=True)

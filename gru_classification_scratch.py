@@ -113,7 +113,8 @@ def train_model(
     loss_from: share of a trace after which the class is asked for at every step. Asked only at the last of a thousand,
         a network learns to answer at that step, and not to know the answer before it or to keep it beyond.
     live: a LiveWindow, where the loss is drawn. partial_path: where the best model so far is kept while training runs.
-    Ctrl-C ends training early. The model is left with the weights of its best epoch.
+    Ctrl-C ends training early, and is passed on before the first epoch is through: there is nothing to keep then.
+    The model is left with the weights of its best epoch.
     Raises FloatingPointError after an epoch in which training has diverged.
     """
     batches = DataLoader(dataset, batch_size, shuffle=True)
@@ -128,20 +129,21 @@ def train_model(
             dataset.redraw()
             loss, accuracy = train_epoch(model, batches, optimizer, schedule, loss_from, max_grad_norm)
             check_loss(loss, epoch, init_lr)
-            if loss < min(history["loss"], default=math.inf):
+            history["loss"].append(loss)
+            history["accuracy"].append(accuracy)
+            if loss == min(history["loss"]):
                 best = copy.deepcopy(model.state_dict())
                 if partial_path:
                     save_checkpoint(partial_path, model, task="classification", dt=dataset.dt)
-            history["loss"].append(loss)
-            history["accuracy"].append(accuracy)
             progress.set_postfix(loss=f"{loss:.3f}", accuracy=f"{accuracy:.3f}")
             if progress.disable:
                 print(f"epoch {epoch:3d}  loss {loss:.3f}  accuracy {accuracy:.3f}", flush=True)
             if live:
                 live.redraw(draw_history, live.figure, history)
     except KeyboardInterrupt:
+        if not history["loss"]:
+            raise
         history["interrupted"] = True
-    progress.close()
     model.load_state_dict(best)
     return history
 
@@ -321,10 +323,9 @@ def main(argv=None):
     args.out_dir.mkdir(parents=True, exist_ok=True)
 
     def dataset(offset, num, factor=1):  # no two offsets or seeds share a trajectory
-        duration = factor * args.duration
-        num_samples = max(1, round(duration / args.dt))
-        settings = (args.noise_std, args.random_phase, args.match_period)
-        return FitzhughNagumoClassification(num, num_samples, duration, *settings, seed=4 * args.seed + offset)
+        num_samples = factor * max(1, round(args.duration / args.dt))
+        settings = (factor * args.duration, args.noise_std, args.random_phase, args.match_period)
+        return FitzhughNagumoClassification(num, num_samples, *settings, seed=4 * args.seed + offset)
 
     train_set, test_set = dataset(0, args.num_train), dataset(1, args.num_test, args.test_factor)
     model = GRU(num_inputs=1, num_hiddens=args.n_hidden, num_outputs=len(CLASSES)).to(args.device)

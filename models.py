@@ -241,8 +241,8 @@ class Recurrence(torch.autograd.Function):
     and for the weights, summed over all steps: dW_x* = Xᵀ dA_*, dW_h* = Hᵀ dA_*, dW_hh = (R∘H)ᵀ dA, or Hᵀ dU.
 
     Where the network runs on by itself (`future`), a step's input is the readout of the step before, in the residual
-    form X_new = X + relu(H_new) W_y + b_y. Then each step's dX = dA_z W_xzᵀ + dA_r W_xrᵀ + dA W_xhᵀ flows back into the
-    step before: dH_new += (dX_new W_yᵀ) ∘ [H_new > 0] and dX += dX_new.
+    form X_new = X + relu(H_new) W_yᵀ + b_y. Then each step's dX = dA_z W_xzᵀ + dA_r W_xrᵀ + dA W_xhᵀ flows back into
+    the step before: dH_new += (dX_new W_y) ∘ [H_new > 0] and dX += dX_new.
 
     The gates are stacked: A_g is [A_z, A_r], with reset_after [A_z, A_r, U], and so are W_xg, W_hg and dA_g.
     A fused kernel for CUDA would stand in for this class, behind the same call.
@@ -385,7 +385,9 @@ def save_checkpoint(path, model, **info):
 def load_checkpoint(path, device="cpu"):
     """Rebuild a GRU from a file of `save_checkpoint`, or from a bare state dict of the textbook's eleven tensors.
 
-    What was saved as `info` is found in `model.info`. Nothing but tensors, numbers and strings is ever unpickled.
+    What was saved as `info` is found in `model.info`. A bare state dict does not tell the switches: it is taken as
+    residual=False, and as reset_after=True where it has b_hh.
+    Nothing but tensors, numbers and strings is ever unpickled.
     Raises ValueError, naming the path and the cause, for a file that is missing, damaged or not a GRU's.
     """
     try:

@@ -2,6 +2,8 @@
 
 import math
 import resource
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -40,7 +42,8 @@ def test_a_generator_that_falls_silent_is_out_of_phase_from_there():
     true = spiking()
     silent = true.copy()
     silent[800:] = -1.0
-    _, in_phase, _ = task.compare_spikes(true, silent, DT)
+    _, in_phase, drift = task.compare_spikes(true, silent, DT)
+    assert drift == 1.0  # its last spike is missing, however well timed the others were
     assert in_phase == pytest.approx(800 * DT / 122.11, abs=1)
     assert task.spectrum_distance(true, silent) > 0.2
 
@@ -116,15 +119,22 @@ def test_shipped_network_holds_the_limit_cycle():
     assert metrics["test_mse"] < 0.01 * metrics["persistence_mse"]
 
 
-@pytest.mark.slow
-def test_a_hundred_thousand_steps_end_on_the_limit_cycle():
+def generate_a_hundred_thousand_steps():
+    """Return them as an array, and by how many KiB the peak of this process grew for the last 97,000."""
     model = load_checkpoint(task.SHIPPED)
     init_x = FitzhughNagumo(1, 512, seed=3).get_init(50)
     task.generate(model, init_x, 3000)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     generated = task.generate(model, init_x, 100_000)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000  # KiB: no states are kept
-    last = generated[-2000:].flatten().numpy()
+    return generated.flatten().numpy(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_steps_end_on_the_limit_cycle():
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:  # this process may have had a higher peak
+        generated, growth = fresh.submit(generate_a_hundred_thousand_steps).result()
+    assert growth < 10_000  # all states would take 25,600
+    last = generated[-2000:]
     spikes = task.upward_crossings(last, DT)
     assert np.diff(spikes).mean() == pytest.approx(122.11, rel=2e-3)
     assert np.ptp(last) == pytest.approx(3.96, rel=0.01)
@@ -144,5 +154,5 @@ def test_pictures_of_a_network_of_a_single_unit(tmp_path):
 
 def test_a_network_of_another_task_is_refused(tmp_path):
     save_checkpoint(tmp_path / "other.pth", GRU(1, 4, 2), task="classification")
-    with pytest.raises(ValueError, match=r"other\.pth: classification, 1 inputs and 2 outputs: expected.*--retrain"):
+    with pytest.raises(ValueError, match=r"other\.pth: 1 inputs and 2 outputs: expected.*--retrain"):
         task.load_model(tmp_path / "other.pth", "cpu")
