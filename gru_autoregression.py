@@ -436,7 +436,8 @@ def load_model(path, device):
     try:
         model = load_checkpoint(path, device)
         if (model.num_inputs, model.num_outputs, model.per_timestep_readout) != (1, 1, True):
-            found = f"{model.num_inputs} inputs and {model.num_outputs} outputs"
+            task = model.info.get("task", "no task named")  # a bare state dict names none
+            found = f"{task}, {model.num_inputs} inputs and {model.num_outputs} outputs"
             raise ValueError(f"checkpoint {path}: {found}: expected a network that predicts the next voltage")
     except ValueError as error:
         raise ValueError(f"{error}; give another --checkpoint, or train one with --retrain") from None

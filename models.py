@@ -333,7 +333,7 @@ class Recurrence(torch.autograd.Function):
             if ctx.needs_input_grad[0]:
                 known = dX[now.start : min(now.stop, T)].flatten(0, 1)
                 known.addmm_(dA_g[: len(known)], W_xgT).addmm_(dA[: len(known)], W_xhT)
-        grads = [dX[:T], dH, dW_xg, dW_hg, dW_xh, dW_hh, None, None, None, None, None]
+        grads = [dX[:T], dH, dW_xg, dW_hg, dW_xh, dW_hh, None, None, None, None]
         if total > T:  # the readout was part of the loop
             dY = dX[T:].flatten(0, 1)
             grads[6:8] = dY.t() @ states[T:-1].relu().flatten(0, 1), dY.sum(0)

@@ -2,12 +2,11 @@
 
 import math
 import resource
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 
 import numpy as np
 import pytest
 import torch
+from test_scripts import in_a_fresh_process
 
 import gru_autoregression as task
 from datasets import FitzhughNagumo, simulate
@@ -131,8 +130,7 @@ def generate_a_hundred_thousand_steps():
 
 @pytest.mark.slow
 def test_a_hundred_thousand_steps_end_on_the_limit_cycle():
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:  # this process may have had a higher peak
-        generated, growth = fresh.submit(generate_a_hundred_thousand_steps).result()
+    generated, growth = in_a_fresh_process(generate_a_hundred_thousand_steps)
     assert growth < 10_000  # all states would take 25,600
     last = generated[-2000:]
     spikes = task.upward_crossings(last, DT)
@@ -154,5 +152,5 @@ def test_pictures_of_a_network_of_a_single_unit(tmp_path):
 
 def test_a_network_of_another_task_is_refused(tmp_path):
     save_checkpoint(tmp_path / "other.pth", GRU(1, 4, 2), task="classification")
-    with pytest.raises(ValueError, match=r"other\.pth: 1 inputs and 2 outputs: expected.*--retrain"):
+    with pytest.raises(ValueError, match=r"other\.pth: classification, 1 inputs and 2 outputs: expected.*--retrain"):
         task.load_model(tmp_path / "other.pth", "cpu")

@@ -12,13 +12,11 @@ import subprocess
 import sys
 import time
 import zipfile
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 import torch
-from test_scripts import SCRIPTS, TINY, TOP, run_script
+from test_scripts import SCRIPTS, TINY, TOP, in_a_fresh_process, run_script
 
 from models import GRU, load_checkpoint, replacing, save_checkpoint
 
@@ -447,6 +445,4 @@ def memory_that_training_adds():
 
 
 def test_memory_stays_flat_over_many_train_steps():
-    # in a process of its own: in this one, earlier tests have already reached a higher peak
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
-        assert fresh.submit(memory_that_training_adds).result() < 10_000  # the states alone of 60 steps are 30,000
+    assert in_a_fresh_process(memory_that_training_adds) < 10_000  # the states alone of 60 steps are 30,000

@@ -6,6 +6,8 @@ import math
 import os
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,12 @@ def run_script(stem, flags="", out_dir=None, **kwargs):
     command += [] if out_dir is None else ["--out_dir", str(out_dir)]
     options = {"cwd": TOP, "env": environment, "timeout": 120, "capture_output": True, "text": True}
     return subprocess.run(command, check=False, **(options | kwargs))
+
+
+def in_a_fresh_process(function):
+    """Call function() where its peak of memory is seen: in this process, earlier tests may have had a higher one."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
+        return fresh.submit(function).result()
 
 
 @pytest.fixture(scope="module", params=SCRIPTS)
