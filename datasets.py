@@ -1,4 +1,4 @@
-"""The FitzHugh-Nagumo neuron: its simulator, the datasets made from it, and the window they are watched in.
+"""The FitzHugh-Nagumo neuron: its simulator, and the datasets made from it.
 
 A neuron's membrane voltage V spikes because V excites itself (fast) while a recovery variable W pulls it back (slow):
 
@@ -11,21 +11,15 @@ V, W and time have no units: neither millivolts nor milliseconds. See http://www
 
 import functools
 import math
-import time
 from numbers import Integral, Real
-from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from matplotlib.animation import FuncAnimation
-from matplotlib.backends import BackendFilter, backend_registry
 from scipy.integrate import solve_ivp
 from torch.utils.data import Dataset
 
-STYLE = Path(__file__).with_name("tutorial.mplstyle")  # one look for every figure
 MAX_SAMPLES = 5 * 10**7  # per dataset: 0.4 GB for V in float64, and a few times that while it is made
-MAX_DURATION = 25_000  # time units: more than ten seconds' work
+MAX_DURATION = 25_000  # time units: to simulate more takes longer than ten seconds
 
 
 def simulate(v0, w0, t, I=0.5, a=0.7, b=0.8, eps=1 / 50):
@@ -33,13 +27,13 @@ def simulate(v0, w0, t, I=0.5, a=0.7, b=0.8, eps=1 / 50):
 
     v0, w0: (N,) or numbers, V and W at time t[0], each in [-100, 100].
     t: (T,) strictly increasing times at which to sample, in the model's time units.
-    I: input current in [-5, 5]; a in [-5, 5], b in [0, 10] and eps in (0, 1] shape the recovery.
+    I: input current in [-5, 5]; a in [-5, 5], b in [0, 10] and eps in [1e-9, 1] shape the recovery.
         With b < 0 the recovery variable can grow without bound, so it is refused.
 
     Returns V and W, each (T, N). Raises ValueError for anything outside these ranges.
     """
-    for name, value, low, high in (("I", I, -5, 5), ("a", a, -5, 5), ("b", b, 0, 10), ("eps", eps, 0, 1)):
-        _check_number(name, value, low, high, above=name == "eps")
+    for name, value, low, high in (("I", I, -5, 5), ("a", a, -5, 5), ("b", b, 0, 10), ("eps", eps, 1e-9, 1)):
+        _check_number(name, value, low, high)
     v0, w0 = _finite_array("v0", v0, limit=100), _finite_array("w0", w0, limit=100)
     if len(v0) != len(w0) and 1 not in (len(v0), len(w0)):
         raise ValueError(f"v0 has {len(v0)} values, w0 {len(w0)}: expected as many, or one")
@@ -48,25 +42,22 @@ def simulate(v0, w0, t, I=0.5, a=0.7, b=0.8, eps=1 / 50):
     if np.any(np.diff(t) <= 0):
         k = int(np.argmax(np.diff(t) <= 0))
         raise ValueError(f"t[{k}] = {t[k]:g}, t[{k + 1}] = {t[k + 1]:g}: expected strictly increasing times")
-    N = len(v0)
 
     def derivative(_, state):
-        V, W = state[:N], state[N:]
-        rate = np.empty_like(state)
-        rate[:N] = V - V * V * V / 3 - W + I  # V * V * V: V**3 takes ten times as long
-        rate[N:] = eps * (V + a - b * W)
-        return rate
+        V, W = np.split(state, 2)
+        return np.concatenate([V - V * V * V / 3 - W + I, eps * (V + a - b * W)])  # V**3 takes ten times as long
 
     if len(t) == 1:
         return v0[None].copy(), w0[None].copy()
     # One stacked system: every step serves all N neurons. The solver keeps the root mean square of the errors within
     # its tolerance, so one neuron among many may err more than that, and samples between steps are interpolated:
     # 1e-10 leaves three digits of room for both.
-    span, start = (t[0], t[-1]), np.concatenate([v0, w0])
-    solution = solve_ivp(derivative, span, start, method="DOP853", t_eval=t, rtol=1e-10, atol=1e-10)
+    start, options = np.concatenate([v0, w0]), {"method": "DOP853", "rtol": 1e-10, "atol": 1e-10}
+    solution = solve_ivp(derivative, (t[0], t[-1]), start, t_eval=t, **options)
     if not solution.success:
         raise ValueError(f"I = {I}, a = {a}, b = {b}, eps = {eps}: cannot be integrated: {solution.message}")
-    return solution.y[:N].T, solution.y[N:].T
+    V, W = np.split(solution.y, 2)
+    return V.T, W.T
 
 
 class FitzhughNagumo(Dataset):
@@ -126,9 +117,8 @@ class FitzhughNagumoClassification(Dataset):
     def __init__(self, N, T, duration=400.0, noise_std=0.0, random_phase=False, match_period=False, seed=None):
         _check_sizes(N, T, duration)
         _check_number("noise_std", noise_std, 0, 100)
-        for name, switch in (("random_phase", random_phase), ("match_period", match_period)):
-            if not isinstance(switch, bool):
-                raise ValueError(f"{name} = {switch!r}: expected True or False")
+        if {type(random_phase), type(match_period)} != {bool}:
+            raise ValueError(f"random_phase = {random_phase!r}, match_period = {match_period!r}: expected booleans")
         self.T, self.noise_std, self.dt, self.rng = T, noise_std, duration / T, _generator(seed)
         slowest = max(period(**parameters) for parameters in self.CLASSES.values())
         # with a random phase: two periods to settle on the limit cycle, and one more to choose the window's start from
@@ -163,18 +153,6 @@ class FitzhughNagumoClassification(Dataset):
     def __getitem__(self, index):
         return self.data[index], self.labels[index]
 
-    def visualize_samples(self, num=3):
-        """Draw the first traces of each class; return the figure."""
-        figure, axes = plt.subplots(len(self.CLASSES), sharex=True, sharey=True, figsize=(8, 5))
-        t = self.dt * np.arange(self.T)
-        for label, (name, ax) in enumerate(zip(self.CLASSES, axes)):
-            for trace in self.data[self.labels == label][:num]:
-                ax.plot(t, trace[:, 0], color=f"C{label}", linewidth=1.2, alpha=0.8)
-            ax.set_ylabel("V")
-            ax.set_title(f"class {name}: a = {self.CLASSES[name]['a']}, b = {self.CLASSES[name]['b']}", loc="left")
-        axes[-1].set(xlabel="time", xlim=(0, self.T * self.dt))
-        return figure
-
 
 @functools.cache
 def period(I=0.5, a=0.7, b=0.8):
@@ -187,9 +165,14 @@ def period(I=0.5, a=0.7, b=0.8):
     return float(np.diff(crossings)[2:].mean())  # the first intervals still depend on the start
 
 
+def crosses_upwards(V):
+    """Mark the samples of traces (..., T) between which V crosses 0 upwards, where a spike begins: (..., T - 1)."""
+    return (V[..., :-1] < 0) & (V[..., 1:] >= 0)
+
+
 def upward_crossings(V, dt):
-    """Find the times at which a trace (T,) crosses V = 0 upwards, its spikes' beginnings, interpolated linearly."""
-    before = np.flatnonzero((V[:-1] < 0) & (V[1:] >= 0))
+    """Find the times at which a trace (T,) crosses V = 0 upwards, interpolated linearly between two samples."""
+    before = np.flatnonzero(crosses_upwards(V))
     return (before + V[before] / (V[before] - V[before + 1])) * dt
 
 
@@ -198,9 +181,9 @@ def _traces(V):
     return torch.tensor(V.T, dtype=torch.float32).unsqueeze(-1)
 
 
-def _check_number(name, value, low, high, above=False):
-    if not (isinstance(value, Real) and low <= value <= high) or (above and value == low):
-        raise ValueError(f"{name} = {value!r}: expected a number {'above' if above else 'from'} {low} to {high}")
+def _check_number(name, value, low, high):
+    if not (isinstance(value, Real) and low <= value <= high):
+        raise ValueError(f"{name} = {value!r}: expected a number from {low} to {high}")
 
 
 def _check_sizes(N, T, duration, size_name="T"):
@@ -209,7 +192,7 @@ def _check_sizes(N, T, duration, size_name="T"):
             raise ValueError(f"{name} = {value!r}: expected a positive integer")
     if N * T > MAX_SAMPLES:
         raise ValueError(f"N = {N}, {size_name} = {T}: expected at most {MAX_SAMPLES:,} samples in all")
-    _check_number("duration", duration, 0, MAX_DURATION, above=True)
+    _check_number("duration", duration, 1e-9, MAX_DURATION)
 
 
 def _finite_array(name, values, limit):
@@ -227,45 +210,3 @@ def _generator(seed):
     if seed is not None and not (isinstance(seed, Integral) and 0 <= seed < 2**63):
         raise ValueError(f"seed = {seed!r}: expected None or an integer from 0 to 2**63 - 1")
     return np.random.default_rng(seed)
-
-
-class LiveWindow:
-    """A figure in a window that is redrawn while a script works. Where there is no display it is never drawn.
-
-    Drawing gets at most `share` of the time that has passed: a redraw that comes too early is left out.
-    A window that the user closes stays closed.
-    """
-
-    def __init__(self, share=0.1):
-        try:
-            self.figure = plt.figure()
-        except ImportError:  # MPLBACKEND asks for windows where there is no display
-            plt.switch_backend("agg")
-            self.figure = plt.figure()
-        windowed = backend_registry.list_builtin(BackendFilter.INTERACTIVE)
-        self.has_window = plt.get_backend().lower() in windowed
-        self.share, self.start, self.spent = share, time.perf_counter(), 0.0
-
-    def redraw(self, draw, *args):
-        """Call draw(*args) and show the outcome, if there is a window and it is time."""
-        begin = time.perf_counter()
-        is_open = self.has_window and plt.fignum_exists(self.figure.number)
-        if not is_open or self.spent > self.share * (begin - self.start):
-            return
-        draw(*args)
-        plt.show(block=False)
-        self.figure.canvas.flush_events()  # lets a new window find its size
-        self.figure.canvas.draw()
-        self.figure.canvas.flush_events()
-        self.spent += time.perf_counter() - begin
-
-    def close(self):
-        plt.close(self.figure)
-
-
-def write_gif(path, figure, update, frames, fps=8, hold=8):
-    """Write what update(frame) draws, for all frames, as a GIF for ever; it rests on the last frame for `hold` more."""
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # the layout stays as it is now: to compute it anew would take half the time
-    frames = [*frames] + [frames[-1]] * hold
-    FuncAnimation(figure, update, frames, init_func=lambda: None).save(path, writer="pillow", fps=fps)

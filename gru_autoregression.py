@@ -8,36 +8,22 @@ You should see a table in which the generated spikes keep the true period, ampli
 limit cycle that the network has learnt, with the recovery variable W, which it was never shown, read out of its state.
 """
 
+from plumbing import FlagParser, LiveWindow, device, finish, folder, follow, number, run, save_figure, save_gif, set_up
+
 import argparse
-import copy
 import math
-import sys
-import time
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LinearRegression
 from torch.nn.functional import mse_loss
-from tqdm import tqdm
+from torch.optim import Adam
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from datasets import STYLE, FitzhughNagumo, LiveWindow, period, upward_crossings, write_gif
-from models import (
-    GRU,
-    FlagParser,
-    check_loss,
-    device_flag,
-    folder,
-    load_checkpoint,
-    number,
-    replacing,
-    run,
-    save_checkpoint,
-    save_metrics,
-)
+from datasets import FitzhughNagumo, crosses_upwards, period, upward_crossings
+from models import GRU, load_checkpoint
 
 STEM = "gru_autoregression"
 SHIPPED = Path(__file__).with_name("checkpoints") / "autoregressiveGRU.pth"
@@ -47,7 +33,7 @@ flag = parser.add_argument
 flag("--retrain", action="store_true", help="train a new network instead of loading one")
 flag("--checkpoint", type=Path, default=SHIPPED, help="the network to load; the shipped one is never written to")
 flag("--seed", type=number(int, 0, 2**31 - 1), default=0, help="fixes the data, the first weights and the batches")
-flag("--device", type=device_flag, default="auto", help="auto, cpu or cuda")
+flag("--device", type=device, default="auto", help="auto, cpu or cuda")
 # data
 flag("--num_test", type=number(int, 2, 10_000), default=64, help="new trajectories to generate")
 flag("--num_samples", type=number(int, 10, 100_000), default=512, help="samples per training trajectory")
@@ -55,25 +41,23 @@ flag("--duration", type=number(float, 1, 10_000), default=400.0, help="its lengt
 flag("--test_duration", type=number(float, 300, 20_000), default=3200.0, help="time units to generate")
 flag("--warm_up", type=number(int, 1, 100_000), default=50, help="true samples seen before the network runs freely")
 # model and training: a network that is loaded has all this behind it
-flag = parser.add_argument_group("model and training, with --retrain").add_argument
-flag("--n_hidden", type=number(int, 1, 2048), default=64, help="hidden units")
-flag("--num_train", type=number(int, 1, 100_000), default=256, help="trajectories to train on")
-flag("--num_epochs_one_step", type=number(int, 0, 100_000), default=80, help="stage 1: epochs of next-step prediction")
-flag("--num_epochs", type=number(int, 0, 100_000), default=60, help="stage 2: epochs of running freely")
-flag("--updates_per_epoch", type=number(int, 1, 100_000), default=25, help="gradient steps per epoch of stage 2")
-flag("--horizon", type=number(int, 1, 100_000), default=400, help="stage 2: free steps at the end of training")
-flag("--first_horizon", type=number(int, 1, 100_000), default=100, help="stage 2: free steps at its beginning")
-flag("--next_step_weight", type=number(float, 0, 1e9), default=100.0, help="stage 2: weight of the next-step loss")
-flag(
-    "--input_noise", type=number(float, 0, 100), default=0.02, help="stage 1: standard deviation of noise on the input"
-)
-flag("--batch_size", type=number(int, 1, 100_000), default=32, help="trajectories per gradient step")
-flag("--window", type=number(int, 1, 100_000), default=50, help="stage 1: steps the gradient flows back")
-flag("--init_lr", type=number(float, 1e-9, 1e9), default=1e-2, help="stage 1: learning rate of Adam, decays to 0")
-flag("--free_lr", type=number(float, 1e-9, 1e9), default=2e-4, help="stage 2: learning rate of Adam, decays to 0")
-flag("--max_grad_norm", type=number(float, 1e-9, 1e9), default=0.1, help="a longer gradient is clipped to this norm")
+train_flags = parser.add_argument_group("model and training, with --retrain")
+train_flag = train_flags.add_argument
+train_flag("--n_hidden", type=number(int, 1, 2048), default=64, help="hidden units")
+train_flag("--num_train", type=number(int, 1, 100_000), default=256, help="trajectories to train on")
+train_flag("--num_epochs_one_step", type=number(int, 0, 100_000), default=80, help="stage 1: epochs, next step")
+train_flag("--num_epochs", type=number(int, 0, 100_000), default=60, help="stage 2: epochs, running freely")
+train_flag("--updates_per_epoch", type=number(int, 1, 100_000), default=25, help="stage 2: gradient steps per epoch")
+train_flag("--horizon", type=number(int, 1, 100_000), default=400, help="stage 2: free steps at the end of training")
+train_flag("--first_horizon", type=number(int, 1, 100_000), default=100, help="stage 2: free steps at its beginning")
+train_flag("--next_step_weight", type=number(float, 0, 1e9), default=100.0, help="stage 2: weight of next-step loss")
+train_flag("--input_noise", type=number(float, 0, 10), default=0.02, help="stage 1: standard deviation on the input")
+train_flag("--batch_size", type=number(int, 1, 100_000), default=32, help="trajectories per gradient step")
+train_flag("--window", type=number(int, 1, 100_000), default=50, help="stage 1: steps the gradient flows back")
+train_flag("--init_lr", type=number(float, 1e-9, 1e9), default=1e-2, help="stage 1: learning rate of Adam, decays to 0")
+train_flag("--free_lr", type=number(float, 1e-9, 1e9), default=2e-4, help="stage 2: learning rate of Adam, decays to 0")
+train_flag("--max_grad_norm", type=number(float, 1e-9, 1e9), default=0.1, help="gradients are clipped to this norm")
 # output
-flag = parser.add_argument
 flag("--train_visualization", action=argparse.BooleanOptionalAction, default=True, help="draw the pictures")
 flag("--out_dir", type=folder, default="outputs", help="where pictures, model and metrics go")
 
@@ -81,8 +65,8 @@ flag("--out_dir", type=folder, default="outputs", help="where pictures, model an
 # ---- training ----
 
 
-def train_model(model, dataset, valid_set, args, live=None, partial_path=None):
-    """Train in two stages; return the history as plain lists.
+def train_model(model, dataset, valid_set, args):
+    """Train in two stages; after every epoch yield its mean loss, and how the network runs freely through `valid_set`.
 
     Stage 1 teaches the next step, from true inputs. Its small errors do no harm there, because the next true input
     corrects them. A network that is fed with itself corrects nothing: its errors are its next inputs, and one that
@@ -90,57 +74,29 @@ def train_model(model, dataset, valid_set, args, live=None, partial_path=None):
     network to come back from beside the truth. Stage 2 is the cure: the network runs freely and the gradient goes back
     through that closed loop, so that what counts is where an error leads to. The horizon grows on the way, and the
     learning rate is small: one step that is a little too large shifts every spike to come.
-
-    After every epoch the network runs freely through `valid_set`; it is left with the weights that did best there.
-    live: a LiveWindow, where that run is drawn. partial_path: where the best model so far is kept while training runs.
-    Ctrl-C ends training early, and is passed on before the first epoch is through: there is nothing to keep then.
-    Raises FloatingPointError after an epoch in which training has diverged.
     """
-    history = {"loss": [], "valid_mse": [], "interrupted": False}
-    best = copy.deepcopy(model.state_dict())
-    update = live and plot_free_run(live.figure, valid_set)
-    stages = (
-        ("next step", next_step_epoch, args.num_epochs_one_step, args.init_lr, "--init_lr"),
-        ("free running", free_running_epoch, args.num_epochs, args.free_lr, "--free_lr"),
-    )
-    try:
-        for name, train_epoch, num_epochs, lr, lr_flag in stages:
-            optimizer = torch.optim.Adam(model.parameters(), lr=lr)
-            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, num_epochs))
-            # a progress bar in a terminal; where the output goes to a file, a line for every tenth epoch instead
-            progress = tqdm(range(1, num_epochs + 1), desc=name, unit="epoch", file=sys.stdout, disable=None)
-            for epoch in progress:
-                loss = train_epoch(model, dataset, optimizer, epoch / num_epochs, args)
-                schedule.step()
-                check_loss(loss, f"{epoch} of {name}", lr, lr_flag)
-                generated, _ = run_freely(model, valid_set.data_x, args.warm_up)
-                valid_mse = mse_loss(generated, valid_set.data_x).item()
-                history["loss"].append(loss)
-                history["valid_mse"].append(valid_mse)
-                if valid_mse == min(history["valid_mse"]):
-                    best = copy.deepcopy(model.state_dict())
-                    if partial_path:
-                        save_checkpoint(partial_path, model, task="autoregression", dt=dataset.dt)
-                progress.set_postfix(loss=f"{loss:.1e}", free_running_mse=f"{valid_mse:.1e}")
-                if progress.disable and (epoch % 10 == 0 or epoch == num_epochs):
-                    print(f"{name}: epoch {epoch:3d}  loss {loss:.1e}  free running {valid_mse:.1e}", flush=True)
-                if live:
-                    live.redraw(update, f"{name}, epoch {epoch}", generated[0])
-    except KeyboardInterrupt:
-        if not history["loss"]:
-            raise
-        history["interrupted"] = True
-    model.load_state_dict(best)
-    return history
+    optimizer = Adam(model.parameters(), lr=args.init_lr)
+    schedule = CosineAnnealingLR(optimizer, max(1, args.num_epochs_one_step))
+    for _ in range(args.num_epochs_one_step):
+        loss = next_step_epoch(model, dataset, optimizer, args)
+        schedule.step()
+        yield {"stage": "next step", "lr_flag": "--init_lr", "loss": loss} | validate(model, valid_set, args)
+
+    optimizer = Adam(model.parameters(), lr=args.free_lr)
+    schedule = CosineAnnealingLR(optimizer, max(1, args.num_epochs))
+    for epoch in range(1, args.num_epochs + 1):
+        growth = min(1, 2 * epoch / args.num_epochs)  # the second half of the stage is spent at the full horizon
+        horizon = round(args.first_horizon * (args.horizon / args.first_horizon) ** growth)
+        loss = free_running_epoch(model, dataset, optimizer, horizon, args)
+        schedule.step()
+        yield {"stage": "free running", "lr_flag": "--free_lr", "loss": loss} | validate(model, valid_set, args)
 
 
-def next_step_epoch(model, dataset, optimizer, progress, args):
+def next_step_epoch(model, dataset, optimizer, args):
     """Stage 1: one pass over the training set by truncated backpropagation through time; return the mean loss."""
-    device = next(model.parameters()).device
     losses = []
     for chosen in torch.randperm(len(dataset)).split(args.batch_size):
-        x = dataset.data_x[chosen].transpose(0, 1).to(device)  # (T, B, 1)
-        y = dataset.data_y[chosen].transpose(0, 1).to(device)
+        x, y = trajectories(dataset, chosen, model.device)
         x = x + args.input_noise * torch.randn_like(x)
         H = None
         for x_window, y_window in zip(x.split(args.window), y.split(args.window)):
@@ -150,17 +106,12 @@ def next_step_epoch(model, dataset, optimizer, progress, args):
     return torch.stack(losses).mean().item()
 
 
-def free_running_epoch(model, dataset, optimizer, progress, args):
+def free_running_epoch(model, dataset, optimizer, horizon, args):
     """Stage 2: run freely from random moments and learn from where that leads; return the mean loss of that."""
-    device = next(model.parameters()).device
-    growth = min(1, 2 * progress)  # the second half of the stage is spent at the full horizon
-    horizon = round(args.first_horizon * (args.horizon / args.first_horizon) ** growth)
     each = torch.arange(args.batch_size)
     losses = []
     for _ in range(args.updates_per_epoch):
-        chosen = torch.randint(len(dataset), (args.batch_size,))
-        x = dataset.data_x[chosen].transpose(0, 1).to(device)  # (T, B, 1)
-        y = dataset.data_y[chosen].transpose(0, 1).to(device)
+        x, y = trajectories(dataset, torch.randint(len(dataset), (args.batch_size,)), model.device)
         states, next_steps = model(x)
         # each trajectory runs on from a moment of its own, with what the network remembers there
         start = torch.randint(args.warm_up, len(x) - horizon + 1, (args.batch_size,))
@@ -172,12 +123,31 @@ def free_running_epoch(model, dataset, optimizer, progress, args):
     return torch.stack(losses).mean().item()
 
 
+def trajectories(dataset, chosen, where):
+    """Some trajectories of the dataset and what is to be predicted, each (T, B, 1), on the device `where`."""
+    return (data[chosen].transpose(0, 1).to(where) for data in (dataset.data_x, dataset.data_y))
+
+
 def gradient_step(model, optimizer, loss, max_grad_norm):
     optimizer.zero_grad()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
     optimizer.step()
     return loss.detach()
+
+
+def validate(model, valid_set, args):
+    """How far the free run is from the truth, by which the best weights are chosen, and its first trace, to be seen.
+
+    "view_loss" is the next step's error during the warm-up.
+    """
+    generated, _ = run_freely(model, valid_set.data_x, args.warm_up)
+    next_steps = model.predict(valid_set.data_x[:, : args.warm_up])
+    return {
+        "free_running_mse": mse_loss(generated, valid_set.data_x).item(),
+        "view_loss": mse_loss(next_steps, valid_set.data_y[:, : args.warm_up]).item(),
+        "trace": generated[0].flatten().numpy(),
+    }
 
 
 # ---- generation and its evaluation ----
@@ -207,8 +177,7 @@ def run_freely(model, x, warm_up):
 
     Returns (N, T, 1), of which the first warm_up samples are the true ones, and (T, N, num_hiddens), on the CPU.
     """
-    device = next(model.parameters()).device
-    init_x = x[:, :warm_up].transpose(0, 1).to(device)
+    init_x = x[:, :warm_up].transpose(0, 1).to(model.device)
     states, readouts = model(init_x, future=x.shape[1] - warm_up)
     generated = torch.cat([init_x, readouts[warm_up - 1 : -1]])
     return generated.transpose(0, 1).cpu(), states.cpu()
@@ -222,11 +191,11 @@ def compare_spikes(true, generated, dt):
     1.0 where it is missing.
     """
     true_times, times = upward_crossings(true, dt), upward_crossings(generated, dt)
-    period = np.diff(true_times).mean()
-    period_error = abs(np.diff(times).mean() / period - 1) if len(times) > 1 else 1.0
+    true_period = np.diff(true_times).mean()
+    period_error = abs(np.diff(times).mean() / true_period - 1) if len(times) > 1 else 1.0
     shared = min(len(times), len(true_times))
     missing = shared < len(true_times) - 1  # one may fall just outside the run
-    drift = (times[:shared] - true_times[:shared]) / period
+    drift = (times[:shared] - true_times[:shared]) / true_period
     out_of_phase = np.flatnonzero(abs(drift) > 0.05)
     if len(out_of_phase):
         end = true_times[out_of_phase[0]]
@@ -234,66 +203,53 @@ def compare_spikes(true, generated, dt):
         end = true_times[shared]
     else:
         end = len(true) * dt
-    return period_error, end / period, 1.0 if missing else abs(drift[-1])
+    return period_error, end / true_period, 1.0 if missing else abs(drift[-1])
 
 
 def spectrum_distance(true, generated):
     """Hellinger distance, 0 to 1, between the normalised power spectra of two traces (T,)."""
     p, q = (np.abs(np.fft.rfft(V - V.mean())) ** 2 for V in (true, generated))
-    overlap = np.sum(np.sqrt(p * q)) / np.sqrt(max(p.sum() * q.sum(), 1e-300))
+    overlap = np.sum(np.sqrt(p * q)) / np.sqrt(max(p.sum() * q.sum(), 1e-300))  # 0 for a trace without any power
     return math.sqrt(max(0.0, 1 - overlap))
 
 
-def evaluate_model(model, dataset, warm_up):
-    """Judge free running by its dynamics, and by what the hidden state knows; medians over trajectories.
+def evaluate_model(model, dataset, generated, warm_up):
+    """Judge what run_freely generated by its dynamics, and the network by its next step; medians over trajectories.
 
     period_error, amplitude_error: relative. periods_in_phase: until the phase is off by 5 %, median and minimum.
-    phase_drift: at the end, in periods. spectrum_distance: 0 to 1. w_r2: R² of the recovery variable W, read out of
-    the hidden state by a linear regression on half of the trajectories, on the other half. test_mse, persistence_mse:
-    of the next sample, from true inputs.
+    phase_drift: at the end, in periods. spectrum_distance: 0 to 1. test_mse, persistence_mse: of the next sample, from
+    true inputs.
     """
-    generated, states = run_freely(model, dataset.data_x, warm_up)
     true_V, V = (x[:, warm_up:, 0].double().numpy() for x in (dataset.data_x, generated))  # (N, T)
     period_error, in_phase, drift = zip(*(compare_spikes(*pair, dataset.dt) for pair in zip(true_V, V)))
-    amplitude_error = abs(np.ptp(V, axis=1) / np.ptp(true_V, axis=1) - 1)
-    readout, W_states, W = fit_recovery(states, dataset.data_w, warm_up)
-    half = len(W) // 2
-    predictions = next_step(model, dataset.data_x)
     return {
         "period_error": float(np.median(period_error)),
-        "amplitude_error": float(np.median(amplitude_error)),
+        "amplitude_error": float(np.median(abs(np.ptp(V, axis=1) / np.ptp(true_V, axis=1) - 1))),
         "periods_in_phase": float(np.median(in_phase)),
         "periods_in_phase_min": float(min(in_phase)),
         "phase_drift": float(np.median(drift)),
         "spectrum_distance": float(np.median([spectrum_distance(*pair) for pair in zip(true_V, V)])),
-        "w_r2": readout.score(np.concatenate(W_states[half:]), np.concatenate(W[half:])),
-        "test_mse": mse_loss(predictions, dataset.data_y).item(),
+        "test_mse": mse_loss(model.predict(dataset.data_x), dataset.data_y).item(),
         "persistence_mse": mse_loss(dataset.data_x, dataset.data_y).item(),
     }
 
 
-@torch.no_grad()
-def next_step(model, x):
-    """The network's prediction of every next sample, for traces x (N, T, 1), on the CPU."""
-    device = next(model.parameters()).device
-    return model(x.transpose(0, 1).to(device))[1].transpose(0, 1).cpu()
-
-
 def fit_recovery(states, w, warm_up):
-    """Regress W on the hidden state while the network runs freely, on the first half of the trajectories.
+    """Read the recovery variable w (N, T, 1) out of the states (T, N, num_hiddens) of the free run, linearly.
 
-    Returns the fitted regression, the states (N, T, num_hiddens) and W (N, T) after the warm-up.
+    Returns the regression, fitted to the first half of the trajectories, and its R² on the second half.
     """
-    states, W = states[warm_up:].transpose(0, 1).numpy(), w[:, warm_up:, 0].numpy()
+    states, W = states[warm_up:].transpose(0, 1).numpy(), w[:, warm_up:, 0].numpy()  # (N, T, num_hiddens), (N, T)
     half = len(W) // 2
-    return LinearRegression().fit(np.concatenate(states[:half]), np.concatenate(W[:half])), states, W
+    regression = LinearRegression().fit(np.concatenate(states[:half]), np.concatenate(W[:half]))
+    return regression, regression.score(np.concatenate(states[half:]), np.concatenate(W[half:]))
 
 
 # ---- pictures ----
 
 
 def plot_free_run(figure, dataset):
-    """Plot the first true trace of `dataset`; return update(title, generated), which draws a generated one over it."""
+    """Plot the first true trace of `dataset`; return update(history), which draws the last epoch's free run over it."""
     true = dataset.data_x[0].flatten().numpy()
     t = dataset.dt * np.arange(len(true))
     axes = figure.subplots()
@@ -302,9 +258,9 @@ def plot_free_run(figure, dataset):
     axes.set(xlabel="time", ylabel="V", xlim=(0, t[-1]), ylim=(-2.4, 3.2))
     axes.legend(loc="upper right", ncols=2)
 
-    def update(title, generated):
-        line.set_data(t, np.ravel(generated))
-        axes.set_title(title, loc="left")
+    def update(history):
+        line.set_data(t, history[-1]["trace"])
+        axes.set_title(f"epoch {len(history)}, {history[-1]['stage']}", loc="left")
 
     return update
 
@@ -328,67 +284,38 @@ def plot_growing_trace(figure, true, generated, dt, warm_up):
     return update
 
 
-def animate(path, true, generated, dt, warm_up, periods=8, num_frames=60):
-    """Write autoGRU.gif: the warm-up, then the generated trace growing over the true one; in a window, too."""
-    shown = min(len(true), warm_up + round(periods * period() / dt))
-    true, generated = true[:shown], generated[:shown]
-    ends = np.linspace(1, shown, num_frames, dtype=int)
-    live = LiveWindow(share=1.0)
-    update = plot_growing_trace(live.figure, true, generated, dt, warm_up)
-    for end in ends:
-        live.redraw(update, end)
-    live.close()
-    figure = Figure()
-    update = plot_growing_trace(figure, true, generated, dt, warm_up)
-    with replacing(path) as temporary:
-        write_gif(temporary, figure, update, ends, fps=12, hold=12)
-
-
-def draw_pictures(out_dir, model, dataset, warm_up):
-    """Draw the run of the last trajectory, as an animation and as a limit cycle; return the paths."""
-    generated, states = run_freely(model, dataset.data_x, warm_up)
-    paths = [out_dir / name for name in ("autoGRU.gif", "phase_portrait.png", "gates.png")]
-    animate(paths[0], dataset.data_x[-1].flatten().numpy(), generated[-1].flatten().numpy(), dataset.dt, warm_up)
-    draw_phase_portrait(paths[1], dataset, generated, states, warm_up)
-    draw_gates(paths[2], model, generated[-1], states[:, -1], dataset.dt)
-    return paths
-
-
-def draw_phase_portrait(path, dataset, generated, states, warm_up):
+def draw_phase_portrait(figure, dataset, generated, states, recovery, warm_up):
     """Draw the limit cycle, true and generated, and the hidden state's own: one period from the end of the run.
 
-    W of the generated cycle is read out of the hidden state by a regression on other trajectories.
+    W of the generated cycle is read out of the hidden state by `recovery`, a regression on other trajectories.
     """
-    regression, states, W = fit_recovery(states, dataset.data_w, warm_up)
-    true_V, V = dataset.data_x[-1, warm_up:, 0].numpy(), generated[-1, warm_up:, 0].numpy()
-    spikes = np.flatnonzero((true_V[:-1] < 0) & (true_V[1:] >= 0))
+    true_V, true_W = (data[-1, warm_up:, 0].numpy() for data in (dataset.data_x, dataset.data_w))
+    V, states = generated[-1, warm_up:, 0].numpy(), states[warm_up:, -1].numpy()
+    spikes = np.flatnonzero(crosses_upwards(true_V))
     last = slice(spikes[-2], spikes[-1] + 2) if len(spikes) > 1 else slice(None)
     phase = np.linspace(0, 1, len(true_V[last]))
-    W_read = regression.predict(states[-1])
 
-    figure = Figure(figsize=(11, 4.5))
+    figure.set_size_inches(11, 4.5)
     left, right = figure.subplots(1, 2)
     v, w = np.linspace(-2.1, 2.2, 200), np.linspace(-0.7, 1.7, 2)
     left.plot(v, v - v**3 / 3 + dataset.parameters["I"], ":", color="0.4", label="dV/dt = 0")
     left.plot(w * dataset.parameters["b"] - dataset.parameters["a"], w, "-.", color="0.4", label="dW/dt = 0")
-    left.plot(true_V[last], W[-1][last], color="0.6", linewidth=5, label="neuron")
-    left.plot(V[last], W_read[last], "--", color="tab:red", label="GRU, W read out of its state")
+    left.plot(true_V[last], true_W[last], color="0.6", linewidth=5, label="neuron")
+    left.plot(V[last], recovery.predict(states)[last], "--", color="tab:red", label="GRU, W read out of its state")
     left.set(xlabel="V", ylabel="W", xlim=(-2.4, 2.4), ylim=(-0.7, 2.3), title="the limit cycle")
     left.legend(loc="upper center", ncols=2, fontsize=10)
+    states = np.pad(states[last], ((0, 0), (0, 1)))  # one more unit, always 0: even one alone has two components then
     with np.errstate(invalid="ignore"):  # a network that has fallen silent has no variance to explain
-        # the column of zeros: even a network of one unit has two components then
-        components = PCA(2).fit_transform(np.pad(states[-1][last], ((0, 0), (0, 1))))
+        components = PCA(2).fit_transform(states)
     points = right.scatter(*components.T, c=phase, cmap="twilight", s=14)
     right.set(xlabel="first principal component", ylabel="second", title="the same cycle in the hidden state")
     figure.colorbar(points, ax=right, label="phase")
-    with replacing(path) as temporary:
-        figure.savefig(temporary)
 
 
 @torch.no_grad()
-def draw_gates(path, model, x, states, dt, num_units=4):
+def draw_gates(figure, model, x, states, dt, num_units=4):
     """Draw V and the two gates of a few units along the last period of a generated trace x (T, 1), states (T, n)."""
-    x, H = x[1:].to(model.W_xz.device), states[:-1].to(model.W_xz.device)  # a gate sees the input and the state before
+    x, H = x[1:].to(model.device), states[:-1].to(model.device)  # a gate sees the input and the state before
     Z = torch.sigmoid(x @ model.W_xz + H @ model.W_hz + model.b_z).cpu()
     R = torch.sigmoid(x @ model.W_xr + H @ model.W_hr + model.b_r).cpu()
     last = slice(-round(1.2 * period() / dt), None)
@@ -396,7 +323,7 @@ def draw_gates(path, model, x, states, dt, num_units=4):
     units = Z.std(dim=0).argsort(descending=True)[:num_units]  # those whose update gate moves most
     t = dt * np.arange(len(V))
 
-    figure = Figure(figsize=(8, 6))
+    figure.set_size_inches(8, 6)
     axes = figure.subplots(3, sharex=True)
     axes[0].plot(t, V, color="black")
     for k, unit in enumerate(units):
@@ -407,8 +334,17 @@ def draw_gates(path, model, x, states, dt, num_units=4):
     axes[1].set_ylim(-0.05, 1.05)
     axes[2].set(ylim=(-0.05, 1.05), xlabel="time", xlim=(0, t[-1]))
     figure.legend(loc="outside upper center", ncols=num_units)
-    with replacing(path) as temporary:
-        figure.savefig(temporary)
+
+
+def draw_pictures(out_dir, model, dataset, generated, states, recovery, warm_up, periods=8):
+    """Write the run of the last trajectory as an animation, as a limit cycle and as gates."""
+    num_shown = warm_up + round(periods * period() / dataset.dt)
+    true, V = dataset.data_x[-1, :num_shown, 0].numpy(), generated[-1, :num_shown, 0].numpy()
+    frames = np.linspace(1, len(true), 60, dtype=int)
+    save_gif(out_dir / "autoGRU.gif", frames, plot_growing_trace, true, V, dataset.dt, warm_up, fps=12)
+    portrait = (dataset, generated, states, recovery, warm_up)
+    save_figure(out_dir / "phase_portrait.png", draw_phase_portrait, *portrait)
+    save_figure(out_dir / "gates.png", draw_gates, model, generated[-1], states[:, -1], dataset.dt)
 
 
 # ---- the script ----
@@ -444,58 +380,62 @@ def load_model(path, device):
     return model
 
 
-def main(argv=None):
-    args = parser.parse_args(argv)
-    start = time.perf_counter()
+def check_flags(args):
+    """Raise ValueError where flags do not fit together; forget those of a training that does not take place."""
     dt = args.duration / args.num_samples
     if dt > 20:
         raise ValueError(f"--duration / --num_samples = {dt:g}: expected at most 20, several samples per spike")
-    for name, horizon in (("--first_horizon", args.first_horizon), ("--horizon", args.horizon)):
-        longest = args.warm_up + horizon
-        if args.retrain and longest > args.num_samples:
-            raise ValueError(f"--warm_up + {name} = {longest}: expected at most --num_samples = {args.num_samples}")
-    torch.set_num_threads(1)  # products this small lose more to a second thread than they win
-    torch.manual_seed(args.seed)
-    plt.style.use(STYLE)
+    if args.retrain:
+        if args.checkpoint != SHIPPED:
+            raise ValueError("--checkpoint: expected no --retrain beside it, which loads nothing")
+        for name in ("first_horizon", "horizon"):
+            longest = args.warm_up + getattr(args, name)
+            if longest > args.num_samples:
+                raise ValueError(
+                    f"--warm_up + --{name} = {longest}: expected at most {args.num_samples}, --num_samples"
+                )
+    else:
+        for name in [action.dest for action in train_flags._group_actions]:
+            if getattr(args, name) != parser.get_default(name):
+                raise ValueError(f"--{name}: expected --retrain beside it; a network that is loaded has its own")
+            delattr(args, name)
+
+
+def main(argv=None):
+    args = parser.parse_args(argv)
+    check_flags(args)
+    model = None if args.retrain else load_model(args.checkpoint, args.device)
+    start = set_up(args)
+    dt = args.duration / args.num_samples
 
     def dataset(offset, num, num_samples):  # no two offsets or seeds share a trajectory
-        return FitzhughNagumo(num, num_samples, duration=num_samples * dt, seed=4 * args.seed + offset)
+        with parser.blaming("--num_train, --num_test, --num_samples, --duration, --test_duration, --warm_up"):
+            return FitzhughNagumo(num, num_samples, duration=num_samples * dt, seed=4 * args.seed + offset)
 
-    test_set = dataset(2, args.num_test, args.warm_up + round(args.test_duration / dt))
-    metrics, written, interrupted = {"train_seconds": 0.0}, [], False
+    metrics = {"train_seconds": 0.0, "interrupted": False}
     if args.retrain:
-        args.out_dir.mkdir(parents=True, exist_ok=True)
         model = GRU(num_inputs=1, num_hiddens=args.n_hidden, num_outputs=1, residual=True).to(args.device)
         train_set = dataset(0, args.num_train, args.num_samples)
         valid_set = dataset(1, 16, args.warm_up + round(1600 / dt))
-        live = LiveWindow() if args.train_visualization else None
-        partial = args.out_dir / f"{STEM}_partial.pth"
-        print(f"while training runs, its best model is in {partial}", flush=True)
-        start_training = time.perf_counter()
-        history = train_model(model, train_set, valid_set, args, live, partial)
-        metrics["train_seconds"], interrupted = time.perf_counter() - start_training, history["interrupted"]
-        if live:
-            live.close()
-        written.append(args.out_dir / f"{STEM}.pth")
-        save_checkpoint(written[-1], model, task="autoregression", dt=dt)
-        partial.unlink(missing_ok=True)
+        training = train_model(model, train_set, valid_set, args)  # nothing has run yet
+        window = LiveWindow(plot_free_run, valid_set) if args.train_visualization else None
+        num_epochs, path = args.num_epochs_one_step + args.num_epochs, args.out_dir / f"{STEM}.pth"
+        info = {"best_by": "free_running_mse", "task": "autoregression", "dt": dt}
+        history, interrupted = follow(training, num_epochs, model, path, window, **info)
+        metrics = {"train_seconds": history[-1]["seconds"] if history else 0.0, "interrupted": interrupted}
     else:
-        model = load_model(args.checkpoint, args.device)
         print(f"{args.checkpoint.name}: a trained network of {model.num_hiddens} hidden units")
         if model.info.get("dt", dt) != dt:
-            print(f"note: the network was trained at dt = {model.info['dt']:g}, the data has dt = {dt:g}")
-        args.out_dir.mkdir(parents=True, exist_ok=True)
+            print(f"note: the network was trained at dt = {model.info['dt']}, the data has dt = {dt:g}")
 
-    metrics |= evaluate_model(model, test_set, args.warm_up)
+    test_set = dataset(2, args.num_test, args.warm_up + round(args.test_duration / dt))
+    generated, states = run_freely(model, test_set.data_x, args.warm_up)
+    recovery, w_r2 = fit_recovery(states, test_set.data_w, args.warm_up)
+    metrics |= evaluate_model(model, test_set, generated, args.warm_up) | {"w_r2": w_r2}
     print_table(metrics, dt)
     if args.train_visualization:
-        written += draw_pictures(args.out_dir, model, test_set, args.warm_up)
-    written.append(args.out_dir / f"{STEM}_metrics.json")
-    metrics |= {"seconds": time.perf_counter() - start, "interrupted": interrupted, "flags": vars(args)}
-    save_metrics(written[-1], metrics)
-    for path in written:
-        print(f"wrote {path}")
-    return metrics
+        draw_pictures(args.out_dir, model, test_set, generated, states, recovery, args.warm_up)
+    return finish(args.out_dir / f"{STEM}_metrics.json", metrics, args, start)
 
 
 if __name__ == "__main__":

@@ -7,37 +7,22 @@ You should see the GRU well ahead of a logistic regression on four summary featu
 in the original one, where it proves nothing.
 """
 
-import argparse
-import copy
-import math
-import sys
-import time
+from plumbing import FlagParser, LiveWindow, device, finish, folder, follow, number, run, save_figure, save_gif, set_up
 
-import matplotlib.pyplot as plt
+import argparse
+import math
+
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
-from datasets import STYLE, FitzhughNagumoClassification, LiveWindow, write_gif
-from models import (
-    GRU,
-    FlagParser,
-    check_loss,
-    device_flag,
-    folder,
-    number,
-    replacing,
-    run,
-    save_checkpoint,
-    save_metrics,
-)
+from datasets import FitzhughNagumoClassification, crosses_upwards
+from models import GRU
 
 STEM = "gru_classification_scratch"
 CLASSES = list(FitzhughNagumoClassification.CLASSES)
@@ -67,7 +52,7 @@ TASKS = {
 
 parser = FlagParser(__doc__)
 flag = parser.add_argument
-unset = argparse.SUPPRESS  # as the task has it
+unset = argparse.SUPPRESS  # a flag that is not given is not among args: the task fills it in
 flag("--task", choices=list(TASKS), default="hard", help="sets the eight flags after it where they are not given")
 flag("--duration", type=number(float, 1, 10_000), default=unset, help="length of a training trace in time units")
 flag("--noise_std", type=number(float, 0, 100), default=unset, help="standard deviation of the noise on V")
@@ -88,7 +73,7 @@ flag("--loss_from", type=number(float, 0, 1), default=0.5, help="share of a trac
 flag("--init_lr", type=number(float, 1e-9, 1e9), default=2e-2, help="learning rate of Adam; decays to 0 as a cosine")
 flag("--max_grad_norm", type=number(float, 1e-9, 1e9), default=0.2, help="a longer gradient is clipped to this norm")
 flag("--seed", type=number(int, 0, 2**31 - 1), default=0, help="fixes the data, the first weights and the batches")
-flag("--device", type=device_flag, default="auto", help="auto, cpu or cuda")
+flag("--device", type=device, default="auto", help="auto, cpu or cuda")
 # output
 flag("--train_visualization", action=argparse.BooleanOptionalAction, default=True, help="draw the pictures")
 flag("--out_dir", type=folder, default="outputs", help="where pictures, model and metrics go")
@@ -105,61 +90,37 @@ def lengthen_memory(model, longest):
     model.b_z.uniform_(1, longest - 1).log_()
 
 
-def train_model(
-    model, dataset, num_epochs, batch_size, loss_from, init_lr, max_grad_norm, live=None, partial_path=None
-):
-    """Train on traces whose windows and noise are drawn anew for every epoch; return the history as plain lists.
+def train_model(model, dataset, view, args):
+    """Train on traces whose windows and noise are drawn anew for every epoch; yield its mean loss and accuracy.
 
-    loss_from: share of a trace after which the class is asked for at every step. Asked only at the last of a thousand,
-        a network learns to answer at that step, and not to know the answer before it or to keep it beyond.
-    live: a LiveWindow, where the loss is drawn. partial_path: where the best model so far is kept while training runs.
-    Ctrl-C ends training early, and is passed on before the first epoch is through: there is nothing to keep then.
-    The model is left with the weights of its best epoch.
-    Raises FloatingPointError after an epoch in which training has diverged.
+    view: a few traces that are not trained on; "view_loss" is their cross-entropy at the last step.
     """
-    batches = DataLoader(dataset, batch_size, shuffle=True)
-    optimizer = torch.optim.Adam(model.parameters(), lr=init_lr)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_epochs * len(batches))
-    history = {"loss": [], "accuracy": [], "interrupted": False}
-    best = copy.deepcopy(model.state_dict())
-    # a progress bar in a terminal; where the output goes to a file, a line for every epoch instead
-    progress = tqdm(range(1, num_epochs + 1), desc="training", unit="epoch", file=sys.stdout, disable=None)
-    try:
-        for epoch in progress:
-            dataset.redraw()
-            loss, accuracy = train_epoch(model, batches, optimizer, schedule, loss_from, max_grad_norm)
-            check_loss(loss, epoch, init_lr)
-            history["loss"].append(loss)
-            history["accuracy"].append(accuracy)
-            if loss == min(history["loss"]):
-                best = copy.deepcopy(model.state_dict())
-                if partial_path:
-                    save_checkpoint(partial_path, model, task="classification", dt=dataset.dt)
-            progress.set_postfix(loss=f"{loss:.3f}", accuracy=f"{accuracy:.3f}")
-            if progress.disable:
-                print(f"epoch {epoch:3d}  loss {loss:.3f}  accuracy {accuracy:.3f}", flush=True)
-            if live:
-                live.redraw(draw_history, live.figure, history)
-    except KeyboardInterrupt:
-        if not history["loss"]:
-            raise
-        history["interrupted"] = True
-    model.load_state_dict(best)
-    return history
+    batches = DataLoader(dataset, args.batch_size, shuffle=True)
+    optimizer = torch.optim.Adam(model.parameters(), lr=args.init_lr)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.num_epochs * len(batches))
+    for _ in range(args.num_epochs):
+        dataset.redraw()
+        loss, accuracy = train_epoch(model, batches, optimizer, schedule, args)
+        view_loss = cross_entropy(model.predict(view.data)[:, -1], view.labels).item()
+        yield {"loss": loss, "accuracy": accuracy, "view_loss": view_loss}
 
 
-def train_epoch(model, batches, optimizer, schedule, loss_from, max_grad_norm):
-    """One pass over the training traces; return the mean loss, and the accuracy at the last step."""
-    device = next(model.parameters()).device
+def train_epoch(model, batches, optimizer, schedule, args):
+    """One pass over the training traces; return the mean loss, and the accuracy at the last step.
+
+    The class is asked for at every step after a share of the trace, `loss_from`. Asked only at the last of a thousand,
+    a network learns to answer at that step, and not to know the answer before it or to keep it beyond.
+    """
     losses, hits = [], []
     for x, labels in batches:  # (B, T, 1), (B,)
-        labels = labels.to(device)
-        _, logits = model(x.transpose(0, 1).to(device))  # (T, B, number of classes)
-        scored = logits[min(int(loss_from * len(logits)), len(logits) - 1) :]
-        loss = cross_entropy(scored.flatten(0, 1), labels.repeat(len(scored)))
+        labels = labels.to(model.device)
+        _, logits = model(x.transpose(0, 1).to(model.device))  # (T, B, number of classes)
+        first = min(int(args.loss_from * len(logits)), len(logits) - 1)
+        asked = logits[first:]
+        loss = cross_entropy(asked.flatten(0, 1), labels.repeat(len(asked)))
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), args.max_grad_norm)
         optimizer.step()
         schedule.step()
         losses.append(loss.detach())
@@ -167,20 +128,16 @@ def train_epoch(model, batches, optimizer, schedule, loss_from, max_grad_norm):
     return torch.stack(losses).mean().item(), torch.stack(hits).mean().item()
 
 
-@torch.no_grad()
 def class_probabilities(model, data, batch_size=500):
     """The network's probability of each class after every sample of traces (N, T, 1), as (N, T, 2) on the CPU."""
-    device = next(model.parameters()).device
-    logits = [model(x.transpose(0, 1).to(device))[1] for x in data.split(batch_size)]
-    return torch.cat(logits, dim=1).softmax(-1).transpose(0, 1).cpu()
+    return torch.cat([model.predict(x) for x in data.split(batch_size)]).softmax(-1)
 
 
 def summary_features(data):
     """Mean, standard deviation, share of time above 0 and number of upward crossings of traces (N, T, 1): (N, 4)."""
     V = data.squeeze(-1).numpy()
-    above = V >= 0
-    crossings = np.sum(~above[:, :-1] & above[:, 1:], axis=1)
-    return np.column_stack([V.mean(axis=1), V.std(axis=1), above.mean(axis=1), crossings])
+    above, crossings = np.mean(V >= 0, axis=1), crosses_upwards(V).sum(axis=1)
+    return np.column_stack([V.mean(axis=1), V.std(axis=1), above, crossings])
 
 
 def fit_baseline(dataset):
@@ -189,16 +146,17 @@ def fit_baseline(dataset):
     return baseline.fit(summary_features(dataset.data), dataset.labels.numpy())
 
 
-def evaluate_model(model, baseline, data, labels):
+def evaluate_model(probabilities, baseline, data, labels):
     """Accuracy on traces (N, T, 1) with labels (N,): at the end, on the way, and that of the baseline.
 
-    Raises ValueError where there is nothing to score, or a label is out of range.
+    probabilities: (N, T, number of classes), of each class after every sample. Raises ValueError where there is nothing
+    to score, or a label is out of range.
     """
     if len(data) == 0 or len(data) != len(labels):
         raise ValueError(f"data has {len(data)} traces, labels {len(labels)}: expected as many of both, at least one")
     if not torch.isin(labels, torch.arange(len(CLASSES))).all():
         raise ValueError(f"labels from {labels.min()} to {labels.max()}: expected 0 to {len(CLASSES) - 1}")
-    predicted = class_probabilities(model, data).argmax(-1)  # (N, T)
+    predicted = probabilities.argmax(-1)  # (N, T)
     along_the_way = (predicted == labels[:, None]).double().mean(dim=0)  # (T,)
     quarter = len(along_the_way) / 4
     return {
@@ -215,35 +173,49 @@ def evaluate_model(model, baseline, data, labels):
 # ---- pictures ----
 
 
-def draw_history(figure, history):
-    """Draw loss and accuracy, epoch by epoch."""
-    figure.clear()
-    for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy")):
-        axes.plot(range(1, len(history[name]) + 1), history[name])
-        axes.set(xlabel="epoch", ylabel=name)
+def plot_history(figure):
+    """Set up loss and accuracy, epoch by epoch; return update(history)."""
+    axes = dict(zip(("loss", "accuracy"), figure.subplots(1, 2)))
+
+    def update(history):
+        for name, ax in axes.items():
+            ax.clear()
+            ax.plot(range(1, len(history) + 1), [report[name] for report in history])
+            ax.set(xlabel="epoch", ylabel=name)
+
+    return update
 
 
-def draw_confusion(path, matrix):
+def draw_samples(figure, dataset, num=3):
+    """Draw the first traces of each class."""
+    figure.set_size_inches(8, 5)
+    axes = figure.subplots(len(CLASSES), sharex=True, sharey=True)
+    t = dataset.dt * np.arange(dataset.T)
+    for label, (name, ax) in enumerate(zip(CLASSES, axes)):
+        for trace in dataset.data[dataset.labels == label][:num]:
+            ax.plot(t, trace[:, 0], color=f"C{label}", linewidth=1.2, alpha=0.8)
+        ax.set_ylabel("V")
+        parameters = dataset.CLASSES[name]
+        ax.set_title(f"class {name}: a = {parameters['a']}, b = {parameters['b']}", loc="left")
+    axes[-1].set(xlabel="time", xlim=(0, dataset.T * dataset.dt))
+
+
+def draw_confusion(figure, matrix):
     """Draw how many traces of each class were taken for which: rates, and all cells readable."""
-    figure = Figure(figsize=(5, 4.4))
+    figure.set_size_inches(5, 4.4)
     rates = np.array(matrix) / np.maximum(np.sum(matrix, axis=1, keepdims=True), 1)
     display = ConfusionMatrixDisplay(rates, display_labels=[f"class {name}" for name in CLASSES])
     display.plot(ax=figure.subplots(), cmap="Blues", values_format=".3f", im_kw={"vmin": 0, "vmax": 1})
-    with replacing(path) as temporary:
-        figure.savefig(temporary)
 
 
-def draw_accuracy(path, metrics, dt):
+def draw_accuracy(figure, metrics, dt):
     """Draw the accuracy against how much of the trace has been seen."""
-    figure = Figure()
     axes = figure.subplots()
     accuracy = metrics["accuracy_along_the_way"]
     axes.plot(dt * np.arange(1, len(accuracy) + 1), accuracy, label="GRU")
     axes.axhline(metrics["baseline_accuracy"], color="C1", linestyle="--", label="four features of the whole trace")
     axes.set(xlabel="time seen", ylabel="accuracy", xlim=(0, dt * len(accuracy)), ylim=(0.45, 1.02))
     axes.legend(loc="lower right")
-    with replacing(path) as temporary:
-        figure.savefig(temporary)
 
 
 def plot_arriving(figure, data, probabilities, dt):
@@ -268,32 +240,15 @@ def plot_arriving(figure, data, probabilities, dt):
     return update
 
 
-def animate(path, data, probabilities, dt, num_frames=45):
-    """Write the traces arriving, and what the network makes of them, as a GIF; play it in a window, too."""
-    ends = np.linspace(1, data.shape[1], num_frames, dtype=int)
-    live = LiveWindow(share=1.0)
-    update = plot_arriving(live.figure, data, probabilities, dt)
-    for end in ends:
-        live.redraw(update, end)
-    live.close()
-    figure = Figure()
-    with replacing(path) as temporary:
-        write_gif(temporary, figure, plot_arriving(figure, data, probabilities, dt), ends, fps=9, hold=9)
-
-
-def draw_pictures(out_dir, model, test_set, metrics):
-    """Draw the two classes, the confusion matrix, the accuracy over time and the animation; return the paths."""
-    names = ("classification.png", "cfmat.png", "classification_accuracy.png", "classification.gif")
-    paths = [out_dir / name for name in names]
-    figure = test_set.visualize_samples()
-    with replacing(paths[0]) as temporary:
-        figure.savefig(temporary)
-    plt.close(figure)
-    draw_confusion(paths[1], metrics["confusion_matrix"])
-    draw_accuracy(paths[2], metrics, test_set.dt)
-    one_of_each = test_set.data[:: len(test_set) // len(CLASSES)]
-    animate(paths[3], one_of_each, class_probabilities(model, one_of_each)[..., 1], test_set.dt)
-    return paths
+def draw_pictures(out_dir, test_set, probabilities, metrics):
+    """Write the two classes, the confusion matrix, the accuracy over time, and one trace of each class arriving."""
+    save_figure(out_dir / "classification.png", draw_samples, test_set)
+    save_figure(out_dir / "cfmat.png", draw_confusion, metrics["confusion_matrix"])
+    save_figure(out_dir / "classification_accuracy.png", draw_accuracy, metrics, test_set.dt)
+    first_of_each = [test_set.labels.tolist().index(label) for label in range(len(CLASSES))]
+    shown = (test_set.data[first_of_each], probabilities[first_of_each, :, 1], test_set.dt)
+    frames = np.linspace(1, test_set.T, 45, dtype=int)
+    save_gif(out_dir / "classification.gif", frames, plot_arriving, *shown, fps=9)
 
 
 # ---- the script ----
@@ -316,44 +271,32 @@ def main(argv=None):
     for name, value in TASKS[args.task].items():
         if name not in args:
             setattr(args, name, value)
-    start = time.perf_counter()
-    torch.set_num_threads(1)  # products this small lose more to a second thread than they win
-    torch.manual_seed(args.seed)
-    plt.style.use(STYLE)
-    args.out_dir.mkdir(parents=True, exist_ok=True)
+    start = set_up(args)
 
     def dataset(offset, num, factor=1):  # no two offsets or seeds share a trajectory
         num_samples = factor * max(1, round(args.duration / args.dt))
         settings = (factor * args.duration, args.noise_std, args.random_phase, args.match_period)
-        return FitzhughNagumoClassification(num, num_samples, *settings, seed=4 * args.seed + offset)
+        with parser.blaming("--num_train, --num_test, --duration, --dt, --test_factor"):
+            return FitzhughNagumoClassification(num, num_samples, *settings, seed=4 * args.seed + offset)
 
     train_set, test_set = dataset(0, args.num_train), dataset(1, args.num_test, args.test_factor)
     model = GRU(num_inputs=1, num_hiddens=args.n_hidden, num_outputs=len(CLASSES)).to(args.device)
     lengthen_memory(model, args.memory)
-    live = LiveWindow() if args.train_visualization else None
-    partial = args.out_dir / f"{STEM}_partial.pth"
-    print(f"while training runs, its best model is in {partial}", flush=True)
-    start_training = time.perf_counter()
-    hyperparameters = (args.num_epochs, args.batch_size, args.loss_from, args.init_lr, args.max_grad_norm)
-    history = train_model(model, train_set, *hyperparameters, live, partial)
-    metrics = {"train_seconds": time.perf_counter() - start_training}
-    if live:
-        live.close()
+    training = train_model(model, train_set, dataset(2, 32), args)  # nothing has run yet
+    window = LiveWindow(plot_history) if args.train_visualization else None
+    path = args.out_dir / f"{STEM}.pth"
+    history, interrupted = follow(
+        training, args.num_epochs, model, path, window, task="classification", dt=train_set.dt
+    )
 
-    metrics |= evaluate_model(model, fit_baseline(train_set), test_set.data, test_set.labels)
+    probabilities = class_probabilities(model, test_set.data)
+    metrics = evaluate_model(probabilities, fit_baseline(train_set), test_set.data, test_set.labels)
     print_table(metrics, train_set.dt)
-    written = [args.out_dir / f"{STEM}.pth"]
-    save_checkpoint(written[0], model, task="classification", dt=train_set.dt)
-    partial.unlink(missing_ok=True)
     if args.train_visualization:
-        written += draw_pictures(args.out_dir, model, test_set, metrics)
+        draw_pictures(args.out_dir, test_set, probabilities, metrics)
     del metrics["accuracy_along_the_way"]  # a curve, drawn above; the rest are the figures
-    written.append(args.out_dir / f"{STEM}_metrics.json")
-    metrics |= {"seconds": time.perf_counter() - start, "interrupted": history["interrupted"], "flags": vars(args)}
-    save_metrics(written[-1], metrics)
-    for path in written:
-        print(f"wrote {path}")
-    return metrics
+    metrics |= {"train_seconds": history[-1]["seconds"], "interrupted": interrupted}
+    return finish(args.out_dir / f"{STEM}_metrics.json", metrics, args, start)
 
 
 if __name__ == "__main__":

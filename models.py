@@ -1,14 +1,13 @@
-"""The gated recurrent unit (GRU) from scratch, and what the three scripts share: checkpoints, device, flags.
+"""The gated recurrent unit (GRU) from scratch: one step, the loop over time, its gradient by hand, and its file.
 
 Read `GRU.single_step` first: four equations, four lines. Source: Cho et al. (2014), https://arxiv.org/abs/1406.1078
 """
 
-import argparse
 import io
-import json
 import math
 import os
-import sys
+import stat
+import uuid
 import zipfile
 from contextlib import contextmanager
 from numbers import Integral
@@ -16,10 +15,10 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.autograd.forward_ad import unpack_dual
 
 CONFIG_NAMES = ("num_inputs", "num_hiddens", "num_outputs", "per_timestep_readout", "residual", "reset_after")
-MAX_SIZE = 10_000  # of inputs, hidden units and outputs: beyond it the weights alone take gigabytes
-MAX_FUTURE = 10**7  # steps of one free run: beyond it the states alone do
+MAX_SIZE, MAX_FUTURE = 10_000, 10**7  # sizes and steps of one free run: more would take gigabytes, silently
 
 
 class GRU(nn.Module):
@@ -29,10 +28,11 @@ class GRU(nn.Module):
     per_timestep_readout: read out at every step; if False, only at the last one.
     residual: add the input to the readout, so that the network learns the *change* of the signal
         (needs num_outputs == num_inputs and per_timestep_readout).
-    reset_after: the other published form, which nn.GRU and cuDNN compute: the reset gate acts after the product with
-        W_hh, which then has a bias b_hh of its own. Weights of one form are wrong in the other.
+    reset_after: the other published form, that of nn.GRU and cuDNN, to compare with: it runs step by step, and
+        `to_torch` is its fast version. Weights of one form are wrong in the other.
 
     Tensors are time first, as in nn.GRU: inputs (T, B, num_inputs), states (T, B, num_hiddens).
+    The backward pass uses the states: an edit in place, by `states.detach().numpy()`, would be wrong and go unnoticed.
     """
 
     def __init__(
@@ -77,6 +77,7 @@ class GRU(nn.Module):
         Y = self.fc(torch.relu(H))
         return X + Y if self.residual else Y
 
+    @torch.compiler.disable  # compiled, the loop over time would be unrolled
     def forward(self, inputs, H=None, future=0):
         """Run over inputs (T, B, num_inputs) from the state H (B, num_hiddens), zero if not given.
 
@@ -84,8 +85,10 @@ class GRU(nn.Module):
 
         Returns the states (T + future, B, num_hiddens) and the readouts (T + future, B, num_outputs), or, with
         per_timestep_readout=False, the last readout alone, (B, num_outputs).
-        Raises ValueError where a shape, type or device does not fit.
+        Raises ValueError where a shape, type or device does not fit, RuntimeError where more than a gradient is wanted.
         """
+        if self.reset_after:
+            return self.forward_by_steps(inputs, H, future)
         H = self._check_call(inputs, H, future)
         # where no gradient is asked for: the bare loop, which keeps no gates
         recurrence = Recurrence.apply if torch.is_grad_enabled() else Recurrence.run
@@ -105,6 +108,15 @@ class GRU(nn.Module):
             readouts.append(Y)
         return torch.stack(states), torch.stack(readouts) if self.per_timestep_readout else Y
 
+    @torch.no_grad()
+    def predict(self, x):
+        """Return the readouts (N, T, num_outputs) on the CPU, for sequences (N, T, num_inputs), as in a dataset."""
+        return self(x.transpose(0, 1).to(self.device))[1].transpose(0, 1).cpu()
+
+    @property
+    def device(self):
+        return self.fc.weight.device
+
     @classmethod
     def from_torch(cls, rnn, fc=None, **kwargs):
         """Build a GRU from an nn.GRU of one layer and one direction, with its weights, in the form reset_after=True.
@@ -114,19 +126,16 @@ class GRU(nn.Module):
         """
         if not isinstance(rnn, nn.GRU):
             raise ValueError(f"rnn is a {type(rnn).__name__}: expected an nn.GRU")
-        for name, value, expected, why in (
-            ("num_layers", rnn.num_layers, 1, "this class is a single layer"),
-            ("bidirectional", rnn.bidirectional, False, "this class runs forward in time only"),
-            ("batch_first", rnn.batch_first, False, "this class takes tensors time first"),
-        ):
-            if value != expected:
-                raise ValueError(f"rnn.{name} = {value}: expected {expected}: {why}")
+        if rnn.num_layers != 1 or rnn.bidirectional or rnn.batch_first:
+            raise ValueError(
+                f"rnn has num_layers = {rnn.num_layers}, bidirectional = {rnn.bidirectional}, batch_first = "
+                f"{rnn.batch_first}: expected a single layer that runs forward in time and takes tensors time first"
+            )
         if fc is not None and (not isinstance(fc, nn.Linear) or fc.in_features != rnn.hidden_size or fc.bias is None):
             raise ValueError(f"fc = {fc!r}: expected an nn.Linear with bias from {rnn.hidden_size} hidden units")
         model = cls(rnn.input_size, rnn.hidden_size, 1 if fc is None else fc.out_features, reset_after=True, **kwargs)
         model.to(rnn.weight_ih_l0)  # its type and device
-        zeros = torch.zeros_like(rnn.weight_ih_l0[:, 0])
-        b_x, b_h = (rnn.bias_ih_l0, rnn.bias_hh_l0) if rnn.bias else (zeros, zeros)
+        b_x, b_h = (rnn.bias_ih_l0, rnn.bias_hh_l0) if rnn.bias else [torch.zeros_like(rnn.weight_ih_l0[:, 0])] * 2
         with torch.no_grad():  # nn.GRU stacks its gates in the order r, z, candidate, each transposed
             for W, stacked in (("W_x", rnn.weight_ih_l0), ("W_h", rnn.weight_hh_l0)):
                 for gate, rows in zip("rzh", stacked.chunk(3)):
@@ -140,10 +149,7 @@ class GRU(nn.Module):
     def to_torch(self):
         """Return an nn.GRU with these weights; the readout is `self.fc`. Raises ValueError without reset_after."""
         if not self.reset_after:
-            raise ValueError(
-                "reset_after = False, expected True: nn.GRU resets after the product with W_hh, this network before, "
-                "so no weights make the two agree"
-            )
+            raise ValueError("reset_after = False: expected True, the form of nn.GRU; no weights make the two agree")
         rnn = nn.GRU(self.num_inputs, self.num_hiddens).to(self.W_xz)
         zeros = torch.zeros_like(self.b_r)
         with torch.no_grad():
@@ -154,29 +160,23 @@ class GRU(nn.Module):
         return rnn
 
     def _stacked_weights(self):
-        """Gather the weights as `Recurrence` takes them: gates side by side, each bias as a last row."""
-        W_xg = [torch.vstack([self.W_xz, self.b_z]), torch.vstack([self.W_xr, self.b_r])]
-        W_hg, W_hh = [self.W_hz, self.W_hr], self.W_hh
-        if self.reset_after:
-            W_xg.append(torch.vstack([torch.zeros_like(self.W_xh), self.b_hh]))
-            W_hg.append(self.W_hh)
-            W_hh = None
+        """Gather the weights as `Recurrence` takes them: gates side by side, each bias as the last row of its W_x."""
+        W_xg = torch.vstack([torch.hstack([self.W_xz, self.W_xr]), torch.hstack([self.b_z, self.b_r])])
+        W_hg = torch.hstack([self.W_hz, self.W_hr])
         W_xh = torch.vstack([self.W_xh, self.b_h])
-        return torch.hstack(W_xg), torch.hstack(W_hg), W_xh, W_hh, self.fc.weight, self.fc.bias
+        return W_xg, W_hg, W_xh, self.W_hh, self.fc.weight, self.fc.bias
 
     def _check_config(self):
         for name in CONFIG_NAMES[:3]:
             size = getattr(self, name)
             if not isinstance(size, Integral) or isinstance(size, bool) or not 1 <= size <= MAX_SIZE:
                 raise ValueError(f"{name} = {size!r}: expected an integer from 1 to {MAX_SIZE}")
+            setattr(self, name, int(size))  # a checkpoint can hold no np.int64
         for name in CONFIG_NAMES[3:]:
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} = {getattr(self, name)!r}: expected True or False")
         if self.residual and (self.num_inputs != self.num_outputs or not self.per_timestep_readout):
-            raise ValueError(
-                f"residual = True with num_inputs = {self.num_inputs}, num_outputs = {self.num_outputs}, "
-                f"per_timestep_readout = {self.per_timestep_readout}: expected as many outputs as inputs, at every step"
-            )
+            raise ValueError("residual = True: expected num_outputs == num_inputs and per_timestep_readout = True")
 
     def _check_call(self, inputs, H, future):
         """Check what `forward` is given; return the state to start from."""
@@ -222,30 +222,36 @@ def each_step(start, *tensors):
     return list(enumerate(zip(*(tensor.unbind() for tensor in tensors)), start))
 
 
+def refuse(unable, *tensors):
+    """Raise RuntimeError where the loop by hand would be silently wrong: `unable`, or with forward-mode tangents."""
+    if unable or any(unpack_dual(tensor).tangent is not None for tensor in tensors):
+        raise RuntimeError("GRU.forward has one derivative, by hand, without autocast: else use GRU.forward_by_steps")
+
+
 class Recurrence(torch.autograd.Function):
     """The loop of a GRU over time, with its gradient by hand. Forward:
 
-        Z = σ(A_z)         A_z = X W_xz + H W_hz            (the biases are the last rows of the W_x*)
-        R = σ(A_r)         A_r = X W_xr + H W_hr
-        H_tilde = tanh(A)  A = X W_xh + (R∘H) W_hh          with reset_after: A = X W_xh + R∘U, U = H W_hh + b_hh
+        Z = σ(A_z)         A_z = X W_xz + H W_hz            (the biases are the last rows of the W_x*,
+        R = σ(A_r)         A_r = X W_xr + H W_hr             and each X ends in a 1)
+        H_tilde = tanh(A)  A = X W_xh + (R∘H) W_hh
         H_new = Z∘H + (1 - Z)∘H_tilde
 
     Backward, from dH_new, by the chain rule, with σ' = σ (1 - σ) and tanh' = 1 - tanh²:
 
-        dA_z = dH_new ∘ (H - H_tilde) ∘ Z (1 - Z)
-        dA   = dH_new ∘ (1 - Z) ∘ (1 - H_tilde²)
-        dRH  = dA W_hhᵀ                                     with reset_after: dU = dA∘R
-        dA_r = dRH ∘ H ∘ R (1 - R)                                            dA_r = dA ∘ U ∘ R (1 - R)
-        dH   = dH_new∘Z + dA_z W_hzᵀ + dA_r W_hrᵀ + dRH∘R                     ... + dU W_hhᵀ instead of dRH∘R
+        dA_z = dH_new ∘ F_z     F_z = (H - H_tilde) ∘ Z (1 - Z)
+        dA = dH_new ∘ F         F = (1 - Z) ∘ (1 - H_tilde²)
+        dRH = dA W_hhᵀ          the gradient of the product R∘H
+        dA_r = dRH ∘ F_r        F_r = H ∘ R (1 - R)
+        dH = dH_new∘Z + dRH∘R + dA_z W_hzᵀ + dA_r W_hrᵀ
 
-    and for the weights, summed over all steps: dW_x* = Xᵀ dA_*, dW_h* = Hᵀ dA_*, dW_hh = (R∘H)ᵀ dA, or Hᵀ dU.
+    and for the weights, summed over all steps: dW_x* = Xᵀ dA_*, dW_h* = Hᵀ dA_*, dW_hh = (R∘H)ᵀ dA.
 
-    Where the network runs on by itself (`future`), a step's input is the readout of the step before, in the residual
-    form X_new = X + relu(H_new) W_yᵀ + b_y. Then each step's dX = dA_z W_xzᵀ + dA_r W_xrᵀ + dA W_xhᵀ flows back into
-    the step before: dH_new += (dX_new W_y) ∘ [H_new > 0] and dX += dX_new.
+    Where the network runs on by itself (`future`), a step's input is the readout of the step before:
+    X_new = relu(H_new) W_yᵀ + b_y, and with `residual` + X. Then a step's dX = dA_z W_xzᵀ + dA_r W_xrᵀ + dA W_xhᵀ flows
+    back into the step before: into its state, dH_new += (dX_new W_y) ∘ [H_new > 0], and with `residual` into its input,
+    dX += dX_new.
 
-    The gates are stacked: A_g is [A_z, A_r], with reset_after [A_z, A_r, U], and so are W_xg, W_hg and dA_g.
-    A fused kernel for CUDA would stand in for this class, behind the same call.
+    The two gates are stacked: A_g is [A_z, A_r], and so are W_xg, W_hg, F_g and dA_g.
     """
 
     @staticmethod
@@ -254,30 +260,27 @@ class Recurrence(torch.autograd.Function):
 
         saved: a list to which all that a backward pass needs is added.
         """
+        refuse(torch.is_autocast_enabled(H.device.type), inputs, H, W_xg, W_hg, W_xh, W_hh, W_y, b_y)
         (T, B, _), n = inputs.shape, H.shape[1]
         X = nn.functional.pad(inputs, (0, 1, 0, 0, 0, future), value=1.0)  # (T + future, B, I + 1)
         states, RH = H.new_empty(T + future + 1, B, n), torch.empty_like(H)
         states[0] = H
         for now in blocks(T + future, H.numel()):
-            A_g, H_tilde = X[now] @ W_xg, X[now] @ W_xh  # the inputs' part of all these steps in one product each
-            Z, R = A_g[..., :n], A_g[..., n : 2 * n]  # these will be the gates, once the loop has been there
+            # so far only the inputs' part of A_g and A, for all these steps in one product each
+            gates, candidates = X[now] @ W_xg, X[now] @ W_xh
+            steps = each_step(now.start, gates, gates[..., :n], gates[..., n:], candidates, states[1:][now])
             with torch.inference_mode():  # the gradient is ours to compute: autograd need not look at each operation
-                for t, (a_g, z, r, h_tilde, H_new) in each_step(now.start, A_g, Z, R, H_tilde, states[1:][now]):
+                for t, (ZR, Z, R, H_tilde, H_new) in steps:
                     if t >= T:  # from here on the network is fed with its own readout
-                        y = torch.addmm(b_y, H.relu(), W_y.t())
-                        X[t, :, :-1] = X[t - 1, :, :-1] + y if residual else y
-                        torch.mm(X[t], W_xg, out=a_g)
-                        torch.mm(X[t], W_xh, out=h_tilde)
-                    a_g.addmm_(H, W_hg)
-                    if W_hh is None:  # reset_after: a third part of a_g is U
-                        a_g[:, : 2 * n].sigmoid_()
-                        h_tilde.addcmul_(r, a_g[:, 2 * n :]).tanh_()
-                    else:
-                        a_g.sigmoid_()
-                        h_tilde.addmm_(torch.mul(r, H, out=RH), W_hh).tanh_()
-                    H = torch.lerp(h_tilde, H, z, out=H_new)  # Z∘H + (1 - Z)∘H_tilde
+                        Y = torch.addmm(b_y, H.relu(), W_y.t())
+                        X[t, :, :-1] = X[t - 1, :, :-1] + Y if residual else Y
+                        torch.mm(X[t], W_xg, out=ZR)
+                        torch.mm(X[t], W_xh, out=H_tilde)
+                    ZR.addmm_(H, W_hg).sigmoid_()  # both gates, Z and R, at once
+                    H_tilde.addmm_(torch.mul(R, H, out=RH), W_hh).tanh_()
+                    H = torch.lerp(H_tilde, H, Z, out=H_new)  # Z∘H + (1 - Z)∘H_tilde
             if saved is not None:
-                saved += [A_g, H_tilde]
+                saved += [gates, candidates]
         if saved is not None:
             saved += [X, states]
         return states[1:], X[T:, :, :-1]
@@ -291,78 +294,73 @@ class Recurrence(torch.autograd.Function):
         return outputs
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, dstates, dgenerated):
-        W_xg, W_hg, W_xh, W_hh, W_y, *gates, X, states = ctx.saved_tensors
+        # gradients are enabled here where this pass is to be differentiated itself, by create_graph=True
+        refuse(torch.is_grad_enabled() or torch.is_autocast_enabled(dstates.device.type))
+        W_xg, W_hg, W_xh, W_hh, W_y, *saved, X, states = ctx.saved_tensors
         T, (total, B, n) = ctx.T, dstates.shape
         dX = torch.cat([dgenerated.new_zeros(T, B, X.shape[2] - 1), dgenerated])  # (total, B, I)
-        dW_xg, dW_hg, dW_xh = torch.zeros_like(W_xg), torch.zeros_like(W_hg), torch.zeros_like(W_xh)
-        dW_hh = None if W_hh is None else torch.zeros_like(W_hh)
-        W_xgT, W_hgT, W_xhT, W_hhT = (
-            W if W is None else W.t().contiguous() for W in (W_xg[:-1], W_hg, W_xh[:-1], W_hh)
-        )
+        dW_xg, dW_hg, dW_xh, dW_hh = (torch.zeros_like(W) for W in (W_xg, W_hg, W_xh, W_hh))
+        # without the biases' rows: no gradient is wanted of the 1 at the end of each X
+        W_xgT, W_hgT, W_xhT, W_hhT = (W.t().contiguous() for W in (W_xg[:-1], W_hg, W_xh[:-1], W_hh))
         dH, dRH = dstates.new_zeros(B, n), dstates.new_empty(B, n)
         for now in reversed(blocks(total, B * n)):
-            H, H_tilde, A_g = states[now], gates.pop(), gates.pop()
-            Z, R, U = A_g[..., :n], A_g[..., n : 2 * n], A_g[..., 2 * n :]
-            dA_g, dA = factors(H, Z, R, U, H_tilde, W_hh is None)
-            steps = each_step(now.start, dstates[now], Z, R, dA_g, dA_g[..., :n], dA_g[..., n : 2 * n], dA)
-            for t, (dstate, z, r, da_g, da_z, da_r, da) in reversed(steps):
-                dH.add_(dstate)  # now dH_new: the part from later steps, and the part from this state's own readout
-                da.mul_(dH)
-                if W_hh is None:
-                    da_g.unflatten(-1, (3, n)).mul_(dH.unsqueeze(1))
-                    dH.mul_(z)
-                else:
-                    da_z.mul_(dH)
-                    da_r.mul_(torch.mm(da, W_hhT, out=dRH))
-                    dH.mul_(z).addcmul_(dRH, r)
-                dH.addmm_(da_g, W_hgT)  # now dH of the step before
-                if t >= T:  # this step was fed with the readout of the step before
-                    dX[t].addmm_(da_g, W_xgT).addmm_(da, W_xhT)
-                    dH.add_(torch.ops.aten.threshold_backward(dX[t] @ W_y, states[t], 0))
+            candidates, gates = saved.pop(), saved.pop()
+            # each factor turns into its gradient in its own place; dA_g is dA_z and dA_r, side by side
+            all_dA_g, all_dA = factors(states[now], gates, candidates)
+            steps = each_step(now.start, dstates[now], *gates.split(n, -1), *all_dA_g.split(n, -1), all_dA, all_dA_g)
+            for t, (dstate, Z, R, F_z, F_r, F, dA_g) in reversed(steps):
+                dH_new = dH.add_(dstate)  # the part from later steps, and the part from this state's own readout
+                dA_z = F_z.mul_(dH_new)
+                dA = F.mul_(dH_new)
+                torch.mm(dA, W_hhT, out=dRH)
+                dA_r = F_r.mul_(dRH)
+                dH = dH_new.mul_(Z).addcmul_(dRH, R).addmm_(dA_g, W_hgT)
+                if t >= T:  # the input of this step was the readout of the step before, whose state is states[t]
+                    dX[t].addmm_(dA_g, W_xgT).addmm_(dA, W_xhT)
+                    dH.add_(torch.ops.aten.threshold_backward(dX[t] @ W_y, states[t], 0))  # (dX W_y) ∘ [H > 0]
                     if ctx.residual:
                         dX[t - 1].add_(dX[t])
             # the weights: one product each for all steps of the block
-            x, h, dA_g, dA = (tensor.flatten(0, 1) for tensor in (X[now], H, dA_g, dA))
+            RH = (gates[..., n:] * states[now]).flatten(0, 1)
+            x, H, dA_g, dA = (tensor.flatten(0, 1) for tensor in (X[now], states[now], all_dA_g, all_dA))
             dW_xg.addmm_(x.t(), dA_g)
-            dW_hg.addmm_(h.t(), dA_g)
+            dW_hg.addmm_(H.t(), dA_g)
             dW_xh.addmm_(x.t(), dA)
-            if W_hh is not None:
-                dW_hh.addmm_((R * H).flatten(0, 1).t(), dA)
+            dW_hh.addmm_(RH.t(), dA)
             if ctx.needs_input_grad[0]:
                 known = dX[now.start : min(now.stop, T)].flatten(0, 1)
                 known.addmm_(dA_g[: len(known)], W_xgT).addmm_(dA[: len(known)], W_xhT)
-        grads = [dX[:T], dH, dW_xg, dW_hg, dW_xh, dW_hh, None, None, None, None]
+        dW_y = db_y = None
         if total > T:  # the readout was part of the loop
             dY = dX[T:].flatten(0, 1)
-            grads[6:8] = dY.t() @ states[T:-1].relu().flatten(0, 1), dY.sum(0)
-        return tuple(grads)
+            dW_y, db_y = dY.t() @ states[T:total].relu().flatten(0, 1), dY.sum(0)
+        return dX[:T], dH, dW_xg, dW_hg, dW_xh, dW_hh, dW_y, db_y, None, None
 
 
-def factors(H, Z, R, U, H_tilde, reset_after):
-    """Return what the arriving gradients are multiplied with in dA_g and dA, for many steps at once.
+def factors(H, gates, H_tilde):
+    """Compute F_g = [F_z, F_r] and F for many steps at once: what the gradients that arrive are multiplied with.
 
-    All of it is known before the way back begins; only dH_new (for dA_r: dRH) is missing, step by step.
+    All of it is known before the way back begins. torch has σ' and tanh' as single operations.
     """
-    dA_z = torch.ops.aten.sigmoid_backward(H - H_tilde, Z)  # (H - H_tilde) Z (1 - Z)
-    dA = torch.ops.aten.tanh_backward(1 - Z, H_tilde)  # (1 - Z) (1 - H_tilde²)
-    if reset_after:
-        dA_r = torch.ops.aten.sigmoid_backward(dA * U, R)  # dA U R (1 - R)
-        return torch.cat([dA_z, dA_r, dA * R], -1), dA
-    dA_r = torch.ops.aten.sigmoid_backward(H, R)  # H R (1 - R)
-    return torch.cat([dA_z, dA_r], -1), dA
+    (Z, R), F_g = gates.chunk(2, -1), torch.empty_like(gates)
+    F_z, F_r = F_g.chunk(2, -1)
+    torch.ops.aten.sigmoid_backward(H - H_tilde, Z, grad_input=F_z)  # (H - H_tilde) ∘ Z (1 - Z)
+    torch.ops.aten.sigmoid_backward(H, R, grad_input=F_r)  # H ∘ R (1 - R)
+    F = torch.ops.aten.tanh_backward(1 - Z, H_tilde)  # (1 - Z) ∘ (1 - H_tilde²)
+    return F_g, F
 
 
-# ---- what the three scripts share: checkpoints, device, flags, the end of a run ----
+# ---- the file of a trained network ----
 
 
 @contextmanager
 def replacing(path):
-    """Give a temporary path beside `path`, renamed to `path` once the block has succeeded: no file is ever half."""
+    """Give a new empty file beside `path`, renamed to `path` once the block has succeeded: no file is ever half."""
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{path.suffix}")
     try:
+        temporary.touch(exist_ok=False)
         yield temporary
         os.replace(temporary, path)
     except OSError as error:  # say which file was to be written; a full disk does not
@@ -374,10 +372,16 @@ def replacing(path):
 def save_checkpoint(path, model, **info):
     """Write the model's configuration and weights to `path`, with `info` (numbers and strings) beside them.
 
-    An older file is replaced whole or not at all. Raises OSError where `path` cannot be written.
+    An older file is replaced whole or not at all. Raises OSError where `path` cannot be written, and ValueError for
+    what `load_checkpoint` would refuse.
     """
     buffer = io.BytesIO()
     torch.save({"config": model.config(), "info": info, "state_dict": model.state_dict()}, buffer)
+    buffer.seek(0)
+    try:
+        _rebuild(torch.load(buffer, weights_only=True))
+    except Exception:
+        raise ValueError(f"checkpoint {path}: would not load again: not a plain GRU, finite, with plain info") from None
     with replacing(path) as temporary:
         temporary.write_bytes(buffer.getbuffer())
 
@@ -391,113 +395,28 @@ def load_checkpoint(path, device="cpu"):
     Raises ValueError, naming the path and the cause, for a file that is missing, damaged or not a GRU's.
     """
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # of a pipe, one would wait for ever
+            raise ValueError("not a regular file")
         with zipfile.ZipFile(path) as archive:  # torch itself does not notice a flipped byte
             if archive.testzip() is not None:
                 raise ValueError("the file is damaged: a checksum does not match")
-        content = torch.load(path, map_location=device, weights_only=True)
-        model = _rebuild(content)
+        return _rebuild(torch.load(path, map_location=device, weights_only=True)).to(device)
     except OSError as error:
         raise ValueError(f"checkpoint {path}: {error.strerror}") from None
     except Exception as error:  # damaged bytes can fail anywhere in zipfile, pickle or torch, in any way
-        cause = (
-            str(error).splitlines()[0] if isinstance(error, ValueError) else "damaged, or not the checkpoint of a GRU"
-        )
+        cause = error if isinstance(error, ValueError) else "damaged, or not the checkpoint of a GRU"
         raise ValueError(f"checkpoint {path}: {cause}") from None
-    return model.to(device)
 
 
 def _rebuild(content):
-    if not isinstance(content, dict):
-        raise ValueError(f"holds a {type(content).__name__}, not a GRU's weights")
-    bare = "state_dict" not in content
-    weights = content if bare else content["state_dict"]
-    if bare:
-        num_inputs, num_hiddens = weights["W_xz"].shape
-        config = {"num_inputs": num_inputs, "num_hiddens": num_hiddens, "num_outputs": len(weights["fc.bias"])}
-        config["reset_after"] = "b_hh" in weights
-    else:
-        config = content["config"]
-    model = GRU(**config)
-    model.load_state_dict(weights)
+    if "state_dict" not in content:  # a bare one: the sizes stand in the shapes
+        sizes = (*content["W_xz"].shape, len(content["fc.bias"]))
+        config = dict(zip(CONFIG_NAMES, sizes)) | {"reset_after": "b_hh" in content}
+        content = {"config": config, "info": {}, "state_dict": content}
+    with torch.device("meta"):  # no memory and no random numbers for weights that are replaced at once
+        model = GRU(**content["config"])
+    model.load_state_dict(content["state_dict"], assign=True)  # of any type, float64 or bfloat16 too
     if not all(torch.isfinite(weight).all() for weight in model.parameters()):
         raise ValueError("has weights that are not finite")
-    model.info = {} if bare else dict(content["info"])
+    model.info = dict(content["info"])
     return model
-
-
-def save_metrics(path, metrics):
-    """Write a dict of metrics as JSON; what JSON does not know, such as a path among the flags, becomes a string."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(metrics, indent=2, default=str) + "\n")
-
-
-class FlagParser(argparse.ArgumentParser):
-    """argparse with a script's docstring as its help; a wrong flag is answered by one line, without the usage text."""
-
-    class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-        pass
-
-    def __init__(self, description):
-        super().__init__(description=description, allow_abbrev=False, formatter_class=self._Formatter)
-
-    def error(self, message):
-        self.exit(2, f"{self.prog}: error: {message} (--help lists the flags)\n")
-
-
-def number(kind, low, high):
-    """An argparse type: an int or a float from low to high, so neither NaN nor infinity."""
-
-    def parse(text):
-        try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not low <= value <= high:
-            noun = "a whole number" if kind is int else "a number"
-            top = high if kind is int else f"{high:g}"
-            raise argparse.ArgumentTypeError(f"{text!r}: expected {noun} from {low:g} to {top}")
-        return value
-
-    return parse
-
-
-def device_flag(name):
-    """An argparse type: cpu, cuda, or auto, which is cuda where there is one."""
-    if name not in ("auto", "cpu", "cuda"):
-        raise argparse.ArgumentTypeError(f"{name!r}: expected auto, cpu or cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise argparse.ArgumentTypeError("'cuda': expected a machine with a CUDA device; use auto or cpu")
-    return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else name.replace("auto", "cpu"))
-
-
-def folder(text):
-    """An argparse type: a folder, which need not exist yet."""
-    path = Path(text)
-    if not text or any(part.exists() and not part.is_dir() for part in (path, *path.parents)):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a folder, or a path where one can be made")
-    return path
-
-
-def check_loss(loss, epoch, lr, flag="--init_lr"):
-    """Raise FloatingPointError where training has diverged: a loss of NaN, or far beyond what any voltage can cause."""
-    if not loss < 1e4:
-        raise FloatingPointError(f"epoch {epoch}: the loss is {loss:g}: training diverged; try {flag} below {lr:g}")
-
-
-def run(main):
-    """Run a script's main and end the process: no traceback for what a user can mend.
-
-    Exit status 0, 2 for bad input (ValueError), 1 for a file that cannot be written (OSError) or a training that
-    diverged (FloatingPointError), 130 after Ctrl-C, also where training was stopped by it and all else was done.
-    """
-    sys.stdout.reconfigure(errors="replace")  # for a stdout that knows no Δ
-    try:
-        sys.exit(130 if main()["interrupted"] else 0)
-    except BrokenPipeError:  # the reader of a pipe, such as head, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except (ValueError, OSError, FloatingPointError) as error:
-        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, ValueError) else 1)
-    except KeyboardInterrupt:
-        sys.exit(130)

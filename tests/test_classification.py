@@ -1,8 +1,11 @@
 """The two neurons that are to be told apart, and how the telling is judged."""
 
+import plumbing
+
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 import gru_classification_scratch as task
 from datasets import FitzhughNagumoClassification, period, simulate
@@ -82,12 +85,19 @@ def test_redraw_gives_new_windows_and_noise_of_the_same_neurons():
     assert torch.equal(again.data, first)
 
 
-def test_visualize_samples_returns_its_figure():
-    figure = FitzhughNagumoClassification(4, 40, 16.0, seed=6).visualize_samples()
+def test_samples_of_each_class_are_drawn():
+    figure = Figure()
+    task.draw_samples(figure, FitzhughNagumoClassification(4, 40, 16.0, seed=6))
     assert len(figure.axes) == 2
     assert figure.axes[1].get_xlabel() == "time"
     assert [len(axes.lines) for axes in figure.axes] == [3, 3]
-    task.plt.close(figure)
+
+
+def test_class_probabilities_are_the_networks_own_in_pieces_too():
+    torch.manual_seed(0)
+    model, data = GRU(1, 5, 2), torch.randn(7, 12, 1)
+    expected = model.forward_by_steps(data.transpose(0, 1))[1].softmax(-1).transpose(0, 1).detach()
+    torch.testing.assert_close(task.class_probabilities(model, data, batch_size=3), expected)
 
 
 @pytest.mark.parametrize(
@@ -122,19 +132,12 @@ def test_lengthened_memories_last_from_2_to_so_many_steps():
     assert memory.mean().item() == pytest.approx(11, abs=0.5)
 
 
-class Certain(torch.nn.Module):
-    """Knows class B by a positive first sample, but says so only after half of the trace."""
-
-    weight = torch.nn.Parameter(torch.zeros(1))
-
-    def forward(self, x):
-        logits = torch.zeros(*x.shape[:2], 2)
-        logits[..., 0] = 1.0
-        logits[len(x) // 2 :, :, 1] = 2.0 * (x[0, :, 0] > 0)
-        return None, logits
-
-    def parameters(self):
-        return iter([self.weight])
+def certain(data):
+    """Probabilities of one who knows class B by a positive first sample, but says so only after half of the trace."""
+    probabilities = torch.tensor([0.7, 0.3]).repeat(*data.shape[:2], 1)
+    says_b = (data[:, :1, 0] > 0) & (torch.arange(data.shape[1]) >= data.shape[1] // 2)
+    probabilities[says_b] = torch.tensor([0.2, 0.8])
+    return probabilities
 
 
 class Constant:
@@ -145,7 +148,7 @@ class Constant:
 def test_accuracy_on_the_way_and_confusion_matrix():
     data = torch.tensor([-1.0, -1.0, -1.0, 1.0, 1.0, -1.0]).reshape(6, 1, 1).repeat(1, 8, 1)
     labels = torch.tensor([0, 0, 0, 1, 1, 1])  # the last one will be taken for A
-    metrics = task.evaluate_model(Certain(), Constant(), data, labels)
+    metrics = task.evaluate_model(certain(data), Constant(), data, labels)
     assert metrics["accuracy"] == pytest.approx(5 / 6)
     assert metrics["accuracy_at_quarter"] == pytest.approx(3 / 6)
     assert metrics["accuracy_at_half"] == pytest.approx(3 / 6)  # sample 4 of 8: one before it speaks
@@ -156,9 +159,9 @@ def test_accuracy_on_the_way_and_confusion_matrix():
 
 def test_a_single_class_still_gives_two_by_two(tmp_path):
     data, labels = torch.ones(4, 8, 1), torch.ones(4, dtype=torch.int64)
-    matrix = task.evaluate_model(Certain(), Constant(), data, labels)["confusion_matrix"]
+    matrix = task.evaluate_model(certain(data), Constant(), data, labels)["confusion_matrix"]
     assert matrix == [[0, 0], [0, 4]]
-    task.draw_confusion(tmp_path / "cfmat.png", matrix)
+    plumbing.save_figure(tmp_path / "cfmat.png", task.draw_confusion, matrix)
     assert (tmp_path / "cfmat.png").stat().st_size > 1000
 
 
@@ -172,7 +175,7 @@ def test_a_single_class_still_gives_two_by_two(tmp_path):
 )
 def test_nothing_to_score_or_labels_out_of_range(data, labels, message):
     with pytest.raises(ValueError, match=message):
-        task.evaluate_model(GRU(1, 3, 2), Constant(), data, labels)
+        task.evaluate_model(torch.zeros(*data.shape[:2], 2), Constant(), data, labels)
 
 
 def test_summary_features_of_a_known_trace():

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
-from datasets import FitzhughNagumo, LiveWindow, simulate
+from datasets import FitzhughNagumo, simulate
 
 
 def reference(v0, w0, t, I=0.5, a=0.7, b=0.8, eps=1 / 50):
@@ -142,20 +142,3 @@ def test_one_time_gives_the_start_itself():
 def test_starts_of_different_lengths_are_named():
     with pytest.raises(ValueError, match="v0 has 3 values, w0 2"):
         simulate([0, 0, 0], [0, 0], [0, 1])
-
-
-def test_a_window_is_redrawn_within_its_share_of_the_time_only():
-    window, drawn = LiveWindow(share=0.1), []
-    window.redraw(drawn.append, "without a display")
-    assert not drawn
-    window.has_window = True  # Agg can be redrawn, too; nobody sees it
-    window.redraw(drawn.append, "at once")
-    window.redraw(drawn.append, "too early")
-    assert drawn == ["at once"]
-    assert window.spent > 0
-    window.start -= 100 * window.spent
-    window.redraw(drawn.append, "later")
-    assert drawn == ["at once", "later"]
-    window.close()
-    window.redraw(drawn.append, "closed")
-    assert drawn == ["at once", "later"]

@@ -1,9 +1,12 @@
 """The GRU against a float64 NumPy loop, nn.GRU and autograd over single steps; and its checkpoints."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 
 import models
 from models import GRU, load_checkpoint, save_checkpoint
@@ -236,11 +239,73 @@ def test_second_backward_through_the_same_graph():
     assert all(torch.equal(one, other) for one, other in zip(first, second))
 
 
-def test_double_backward_is_refused():
-    model, inputs, H = example()
-    (gradient,) = torch.autograd.grad(model(inputs, H)[1].square().sum(), [model.W_hh], create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        gradient.sum().backward()
+def second_derivatives():
+    """What asks for more than a first derivative: name -> function of a model and its inputs."""
+    functional = torch.autograd.functional
+
+    def loss(model, x):
+        return model(x)[1].square().sum()
+
+    def penalty(model, x):
+        (gradient,) = torch.autograd.grad(model(x)[0].sum(), x, create_graph=True)
+        gradient.square().sum().backward()
+
+    def forward_mode(model, x, tangents="inputs"):
+        with torch.no_grad(), forward_ad.dual_level():
+            if tangents == "inputs":
+                return model(forward_ad.make_dual(x, torch.ones_like(x)))
+            duals = {n: forward_ad.make_dual(w, torch.ones_like(w)) for n, w in model.named_parameters()}
+            return torch.func.functional_call(model, duals, (x,))
+
+    return {
+        "gradient penalty": penalty,
+        "hessian": lambda model, x: functional.hessian(lambda x: loss(model, x), x),
+        "hvp": lambda model, x: functional.hvp(lambda x: loss(model, x), x, torch.ones_like(x)),
+        "jvp": lambda model, x: functional.jvp(lambda x: loss(model, x), x, torch.ones_like(x)),
+        "dual inputs": forward_mode,
+        "dual weights": lambda model, x: forward_mode(model, x, "weights"),
+    }
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's own forward mode uses it
+@pytest.mark.parametrize("kind", second_derivatives())
+def test_more_than_a_first_derivative_is_refused(kind):
+    model, inputs, _ = example(T=5)
+    with pytest.raises(RuntimeError, match="forward_by_steps"):
+        second_derivatives()[kind](model, inputs.requires_grad_())
+
+
+def test_forward_by_steps_has_second_derivatives():
+    model, inputs, _ = example(T=5)
+    states, _ = model.forward_by_steps(inputs.requires_grad_())
+    (gradient,) = torch.autograd.grad(states.sum(), inputs, create_graph=True)
+    gradient.square().sum().backward()
+    assert model.W_hz.grad.norm() > 1e-3
+
+
+@pytest.mark.parametrize("part", ["forward", "backward"])
+def test_autocast_is_refused(part):
+    model, inputs = GRU(1, 4, 1, residual=True), torch.randn(5, 2, 1)
+    loss = model(inputs, future=3)[1].sum()
+    with pytest.raises(RuntimeError, match="autocast"), torch.autocast("cpu", dtype=torch.bfloat16):
+        model(inputs) if part == "forward" else loss.backward()
+
+
+def test_a_compiled_network_runs_uncompiled_and_leaves_the_compiler_as_it_is():
+    model, inputs = GRU(1, 4, 1, residual=True), torch.randn(6, 2, 1)
+    states, readouts = torch.compile(model, backend="eager")(inputs, future=3)
+    torch.testing.assert_close(readouts, model(inputs, future=3)[1])
+    states.sum().backward()
+    torch.testing.assert_close(model.W_hh.grad, torch.autograd.grad(model(inputs, future=3)[0].sum(), model.W_hh)[0])
+    torch.compile(nn.Linear(1, 1), backend="eager")(inputs).sum().backward()
+
+
+def test_predict_takes_sequences_as_a_dataset_has_them():
+    model, inputs, _ = example()
+    predicted = model.predict(inputs.transpose(0, 1))
+    assert predicted.shape == (3, 40, 2)
+    assert not predicted.requires_grad
+    assert_same(predicted.transpose(0, 1), model(inputs)[1].detach().numpy())
 
 
 def test_to_torch_gives_back_what_from_torch_took():
@@ -337,3 +402,43 @@ def test_bare_state_dict_of_the_textbook_loads(tmp_path):
     again = load_checkpoint(tmp_path / "bare.pth")
     inputs = torch.randn(9, 2, 2)
     assert torch.equal(again(inputs)[1], model(inputs)[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_checkpoint_keeps_the_type(dtype, tmp_path):
+    model = GRU(1, 6, 1).to(dtype)
+    torch.manual_seed(3)
+    save_checkpoint(tmp_path / "model.pth", model)
+    again = load_checkpoint(tmp_path / "model.pth")
+    assert torch.initial_seed() == 3
+    assert torch.equal(torch.rand(3), torch.manual_seed(3) and torch.rand(3))  # no random number was drawn
+    assert all(torch.equal(weight, model.state_dict()[name]) for name, weight in again.state_dict().items())
+    assert again.W_hh.dtype == dtype
+    assert again.W_hh.requires_grad
+
+
+def unloadable():
+    normed = GRU(1, 4, 1)
+    nn.utils.parametrizations.weight_norm(normed, "W_hh")
+    broken = GRU(1, 4, 1)
+    broken.b_h.data[0] = torch.nan
+    return {
+        "np.float64": (GRU(1, 4, 1), {"dt": np.float64(0.4)}),
+        "Path": (GRU(1, 4, 1), {"origin": Path("here")}),
+        "parametrized": (normed, {}),
+        "compiled": (torch.compile(GRU(1, 4, 1), backend="eager"), {}),
+        "not finite": (broken, {}),
+    }
+
+
+@pytest.mark.parametrize("kind", unloadable())
+def test_what_would_not_load_again_is_not_saved(kind, tmp_path):
+    model, info = unloadable()[kind]
+    with pytest.raises(ValueError, match=r"checkpoint .*model\.pth: would not load again"):
+        save_checkpoint(tmp_path / "model.pth", model, **info)
+    assert not list(tmp_path.iterdir())
+
+
+def test_sizes_of_numpy_are_numbers_like_others(tmp_path):
+    save_checkpoint(tmp_path / "model.pth", GRU(np.int64(1), np.int32(4), 1))
+    assert load_checkpoint(tmp_path / "model.pth").num_hiddens == 4

@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -80,10 +81,11 @@ def test_regression_metrics(tmp_path):
     assert f"{metrics['test_mse']:.2e}" in result.stdout
 
 
-def test_regression_gif_has_a_frame_for_every_epoch(tmp_path):
-    run_script("gru_regression_scratch", "--num_epochs 3", tmp_path)
-    with Image.open(tmp_path / "fitzhugh_nagumo_regression.gif") as gif:
-        assert gif.n_frames >= 3
+def test_gif_has_its_frames(finished):
+    _, out_dir, _ = finished
+    (path,) = out_dir.glob("*.gif")
+    with Image.open(path) as gif:
+        assert gif.n_frames >= 2
         assert gif.size == (800, 400)
 
 
@@ -146,6 +148,34 @@ def test_wrong_flags_are_one_line_and_status_2(stem, flags, message, capsys):
 @pytest.mark.parametrize("stem", SCRIPTS)
 def test_cuda_is_refused_where_there_is_none(stem, capsys):
     refused(stem, ["--device", "cuda"], "--device: 'cuda': expected a machine with a CUDA device", capsys)
+
+
+def test_sizes_out_of_range_name_their_flags(tmp_path):
+    flags = ["--num_train", "100000", "--num_samples", "100000", "--out_dir", str(tmp_path)]
+    with pytest.raises(ValueError, match="N = 100000, T = 100000: expected.*set by --num_train, "):
+        importlib.import_module("gru_regression_scratch").main(flags)
+
+
+@pytest.mark.parametrize("stem", SCRIPTS)
+def test_a_link_to_nowhere_is_no_folder(stem, tmp_path, capsys):
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    refused(stem, ["--out_dir", str(tmp_path / "link")], "expected a folder", capsys)
+
+
+@pytest.mark.parametrize("flag", ["--n_hidden 16", "--num_epochs 500", "--init_lr 0.5"])
+def test_flags_of_a_training_that_does_not_take_place_are_refused(flag):
+    with pytest.raises(ValueError, match=f"{flag.split()[0]}: expected --retrain"):
+        importlib.import_module("gru_autoregression").main(flag.split())
+
+
+def test_a_folder_without_the_right_to_write_is_noticed_before_any_work(tmp_path, monkeypatch, capsys):
+    def refuse(dir):
+        raise PermissionError(13, "Permission denied", f"{dir}/tmpabc")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    with pytest.raises(PermissionError, match=rf"Permission denied: '{tmp_path}'"):
+        importlib.import_module("gru_regression_scratch").main(["--out_dir", str(tmp_path)])
+    assert capsys.readouterr().out == ""
 
 
 def refused(stem, flags, message, capsys):
