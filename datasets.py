@@ -63,7 +63,9 @@ def simulate(v0, w0, t, I=0.5, a=0.7, b=0.8, eps=1 / 50):
 class FitzhughNagumo(Dataset):
     """N voltage traces of T samples over `duration` time units, each paired with itself one sample later.
 
-    Each neuron starts from its own V(0), uniform in [-1, 1), and W(0) = 0. Equal seeds give equal data.
+    Each neuron starts anywhere in the plane: V(0) uniform in [-3, 3), W(0) in [-1.5, 2.5), well beyond the limit cycle.
+    anywhere=False: V(0) in [-1, 1) and W(0) = 0, as in the original tutorial; then nearly all traces follow one path.
+    Equal seeds give equal data.
 
     data_x: (N, T, 1) float32, V at the times 0, dt, ..., (T - 1) dt; dt = duration / T
     data_y: (N, T, 1) float32, V one sample later: what is to be predicted
@@ -72,16 +74,20 @@ class FitzhughNagumo(Dataset):
     Raises ValueError where a size is not a positive integer or a parameter is outside the range of `simulate`.
     """
 
-    def __init__(self, N, T, I=0.5, a=0.7, b=0.8, duration=400.0, seed=None):
+    def __init__(self, N, T, I=0.5, a=0.7, b=0.8, duration=400.0, seed=None, anywhere=True):
         _check_sizes(N, T, duration)
-        self.rng = _generator(seed)
+        self.anywhere, self.rng = anywhere, _generator(seed)
         self.parameters = {"I": I, "a": a, "b": b}
         self.dt = duration / T
         V, W = self._trajectories(N, np.arange(T + 1) * self.dt)  # (T + 1, N)
         self.data_x, self.data_y, self.data_w = _traces(V[:-1]), _traces(V[1:]), _traces(W[:-1])
 
     def _trajectories(self, N, t):
-        return simulate(self.rng.uniform(-1, 1, N), 0.0, t, **self.parameters)
+        if self.anywhere:
+            v0, w0 = self.rng.uniform(-3, 3, N), self.rng.uniform(-1.5, 2.5, N)
+        else:
+            v0, w0 = self.rng.uniform(-1, 1, N), 0.0
+        return simulate(v0, w0, t, **self.parameters)
 
     def __len__(self):
         return len(self.data_x)
@@ -119,7 +125,8 @@ class FitzhughNagumoClassification(Dataset):
         _check_number("noise_std", noise_std, 0, 100)
         if {type(random_phase), type(match_period)} != {bool}:
             raise ValueError(f"random_phase = {random_phase!r}, match_period = {match_period!r}: expected booleans")
-        self.T, self.noise_std, self.dt, self.rng = T, noise_std, duration / T, _generator(seed)
+        self.T, self.dt, self.noise_std, self.match_period = T, duration / T, noise_std, match_period
+        self.rng = _generator(seed)
         slowest = max(period(**parameters) for parameters in self.CLASSES.values())
         # with a random phase: two periods to settle on the limit cycle, and one more to choose the window's start from
         if random_phase:

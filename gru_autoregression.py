@@ -3,6 +3,7 @@
     python gru_autoregression.py                         runs the trained network of checkpoints/
     python gru_autoregression.py --test_duration 12800   a hundred periods instead of 26
     python gru_autoregression.py --retrain               trains a new one, in some minutes
+    python gru_autoregression.py --untrained --n_hidden 500   trains nothing but the readout, by least squares
 
 You should see a table in which the generated spikes keep the true period, amplitude and phase, and pictures of the
 limit cycle that the network has learnt, with the recovery variable W, which it was never shown, read out of its state.
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.collections import LineCollection
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LinearRegression
 from torch.nn.functional import mse_loss
@@ -31,6 +33,7 @@ SHIPPED = Path(__file__).with_name("checkpoints") / "autoregressiveGRU.pth"
 parser = FlagParser(__doc__)
 flag = parser.add_argument
 flag("--retrain", action="store_true", help="train a new network instead of loading one")
+flag("--untrained", action="store_true", help="fit the readout alone of a new network: an echo state network")
 flag("--checkpoint", type=Path, default=SHIPPED, help="the network to load; the shipped one is never written to")
 flag("--seed", type=number(int, 0, 2**31 - 1), default=0, help="fixes the data, the first weights and the batches")
 flag("--device", type=device, default="auto", help="auto, cpu or cuda")
@@ -38,6 +41,7 @@ flag("--device", type=device, default="auto", help="auto, cpu or cuda")
 flag("--num_test", type=number(int, 2, 10_000), default=64, help="new trajectories to generate")
 flag("--num_samples", type=number(int, 10, 100_000), default=512, help="samples per training trajectory")
 flag("--duration", type=number(float, 1, 10_000), default=400.0, help="its length in time units")
+flag("--anywhere", action=argparse.BooleanOptionalAction, default=True, help="train on neurons that start anywhere")
 flag("--test_duration", type=number(float, 300, 20_000), default=3200.0, help="time units to generate")
 flag("--warm_up", type=number(int, 1, 100_000), default=50, help="true samples seen before the network runs freely")
 # model and training: a network that is loaded has all this behind it
@@ -51,7 +55,7 @@ train_flag("--updates_per_epoch", type=number(int, 1, 100_000), default=25, help
 train_flag("--horizon", type=number(int, 1, 100_000), default=400, help="stage 2: free steps at the end of training")
 train_flag("--first_horizon", type=number(int, 1, 100_000), default=100, help="stage 2: free steps at its beginning")
 train_flag("--next_step_weight", type=number(float, 0, 1e9), default=100.0, help="stage 2: weight of next-step loss")
-train_flag("--input_noise", type=number(float, 0, 10), default=0.02, help="stage 1: standard deviation on the input")
+train_flag("--input_noise", type=number(float, 0, 10), default=0.4, help="largest standard deviation on the inputs")
 train_flag("--batch_size", type=number(int, 1, 100_000), default=32, help="trajectories per gradient step")
 train_flag("--window", type=number(int, 1, 100_000), default=50, help="stage 1: steps the gradient flows back")
 train_flag("--init_lr", type=number(float, 1e-9, 1e9), default=1e-2, help="stage 1: learning rate of Adam, decays to 0")
@@ -68,12 +72,11 @@ flag("--out_dir", type=folder, default="outputs", help="where pictures, model an
 def train_model(model, dataset, valid_set, args):
     """Train in two stages; after every epoch yield its mean loss, and how the network runs freely through `valid_set`.
 
-    Stage 1 teaches the next step, from true inputs. Its small errors do no harm there, because the next true input
-    corrects them. A network that is fed with itself corrects nothing: its errors are its next inputs, and one that
-    was only trained like this is out of phase after a few periods. Noise on the inputs is a first remedy: it asks the
-    network to come back from beside the truth. Stage 2 is the cure: the network runs freely and the gradient goes back
-    through that closed loop, so that what counts is where an error leads to. The horizon grows on the way, and the
-    learning rate is small: one step that is a little too large shifts every spike to come.
+    Stage 1 teaches the next step, from measured inputs. Its small errors do no harm there, because the next input
+    corrects them. A network that is fed with itself corrects nothing: its errors are its next inputs. In stage 2 it
+    runs freely and the gradient goes back through that closed loop, so that what counts is where an error leads to.
+    The horizon grows on the way, and the learning rate is small: one step that is a little too large shifts every
+    spike to come. In both stages the inputs are noisy and the targets are not, so that the network learns to filter.
     """
     optimizer = Adam(model.parameters(), lr=args.init_lr)
     schedule = CosineAnnealingLR(optimizer, max(1, args.num_epochs_one_step))
@@ -97,7 +100,7 @@ def next_step_epoch(model, dataset, optimizer, args):
     losses = []
     for chosen in torch.randperm(len(dataset)).split(args.batch_size):
         x, y = trajectories(dataset, chosen, model.device)
-        x = x + args.input_noise * torch.randn_like(x)
+        x = add_noise(x, args.input_noise)
         H = None
         for x_window, y_window in zip(x.split(args.window), y.split(args.window)):
             states, predictions = model(x_window, H)
@@ -112,11 +115,14 @@ def free_running_epoch(model, dataset, optimizer, horizon, args):
     losses = []
     for _ in range(args.updates_per_epoch):
         x, y = trajectories(dataset, torch.randint(len(dataset), (args.batch_size,)), model.device)
+        x = add_noise(x, args.input_noise)
         states, next_steps = model(x)
         # each trajectory runs on from a moment of its own, with what the network remembers there
         start = torch.randint(args.warm_up, len(x) - horizon + 1, (args.batch_size,))
         _, generated = model(x[start, each][None], states[start - 1, each], future=horizon - 1)
-        loss = mse_loss(generated, y[start + torch.arange(horizon)[:, None], each])
+        squares = (generated - y[start + torch.arange(horizon)[:, None], each]).square()
+        # the root of each trace's own error: one whose phase drowns in noise does not outweigh all others
+        loss = squares.mean(0).add(1e-5).sqrt().mean()
         # errors in time outweigh those in shape, such as an overshoot, by far; the next step is where shape is learnt
         gradient_step(model, optimizer, loss + args.next_step_weight * mse_loss(next_steps, y), args.max_grad_norm)
         losses.append(loss.detach())
@@ -128,6 +134,12 @@ def trajectories(dataset, chosen, where):
     return (data[chosen].transpose(0, 1).to(where) for data in (dataset.data_x, dataset.data_y))
 
 
+def add_noise(x, largest):
+    """Add noise to traces x (T, B, 1), to each at a level of its own from 0 to `largest`, to three in ten none."""
+    level = largest * torch.rand(x.shape[1], 1) * (torch.rand(x.shape[1], 1) > 0.3)
+    return x + level.to(x.device) * torch.randn_like(x)
+
+
 def gradient_step(model, optimizer, loss, max_grad_norm):
     optimizer.zero_grad()
     loss.backward()
@@ -137,10 +149,7 @@ def gradient_step(model, optimizer, loss, max_grad_norm):
 
 
 def validate(model, valid_set, args):
-    """How far the free run is from the truth, by which the best weights are chosen, and its first trace, to be seen.
-
-    "view_loss" is the next step's error during the warm-up.
-    """
+    """How far a free run is from the truth, the error of the next step during the warm-up, and a trace to be seen."""
     generated, _ = run_freely(model, valid_set.data_x, args.warm_up)
     next_steps = model.predict(valid_set.data_x[:, : args.warm_up])
     return {
@@ -151,6 +160,8 @@ def validate(model, valid_set, args):
 
 
 # ---- generation and its evaluation ----
+
+NOISES = (0.1, 0.2, 0.4)  # standard deviations on the warm-up
 
 
 @torch.no_grad()
@@ -213,12 +224,11 @@ def spectrum_distance(true, generated):
     return math.sqrt(max(0.0, 1 - overlap))
 
 
-def evaluate_model(model, dataset, generated, warm_up):
-    """Judge what run_freely generated by its dynamics, and the network by its next step; medians over trajectories.
+def judge(dataset, generated, warm_up):
+    """Judge what run_freely generated by its dynamics; medians over trajectories, but for min and max.
 
-    period_error, amplitude_error: relative. periods_in_phase: until the phase is off by 5 %, median and minimum.
-    phase_drift: at the end, in periods. spectrum_distance: 0 to 1. test_mse, persistence_mse: of the next sample, from
-    true inputs.
+    period_error, amplitude_error: relative. periods_in_phase: until the phase is off by 5 %. share_in_phase: of the
+    trajectories, to the very end. phase_drift: at the end, in periods. spectrum_distance: 0 to 1.
     """
     true_V, V = (x[:, warm_up:, 0].double().numpy() for x in (dataset.data_x, generated))  # (N, T)
     period_error, in_phase, drift = zip(*(compare_spikes(*pair, dataset.dt) for pair in zip(true_V, V)))
@@ -227,15 +237,27 @@ def evaluate_model(model, dataset, generated, warm_up):
         "amplitude_error": float(np.median(abs(np.ptp(V, axis=1) / np.ptp(true_V, axis=1) - 1))),
         "periods_in_phase": float(np.median(in_phase)),
         "periods_in_phase_min": float(min(in_phase)),
+        "share_in_phase": float(np.mean([drift_of_one <= 0.05 for drift_of_one in drift])),
         "phase_drift": float(np.median(drift)),
+        "phase_drift_max": float(max(drift)),
         "spectrum_distance": float(np.median([spectrum_distance(*pair) for pair in zip(true_V, V)])),
-        "test_mse": mse_loss(model.predict(dataset.data_x), dataset.data_y).item(),
-        "persistence_mse": mse_loss(dataset.data_x, dataset.data_y).item(),
     }
 
 
+def evaluate_model(model, dataset, original, generated, warm_up):
+    """Judge the free run through `dataset`, from the original's starts, after noisy warm-ups; and the next step."""
+    metrics = judge(dataset, generated, warm_up)
+    from_original, _ = run_freely(model, original.data_x, warm_up)
+    metrics |= {f"original_{name}": value for name, value in judge(original, from_original, warm_up).items()}
+    for noise in NOISES:
+        noisy, _ = run_freely(model, dataset.data_x + noise * torch.randn_like(dataset.data_x), warm_up)
+        metrics[f"share_in_phase_noise_{noise}"] = judge(dataset, noisy, warm_up)["share_in_phase"]
+    metrics["test_mse"] = mse_loss(model.predict(dataset.data_x), dataset.data_y).item()
+    return metrics | {"persistence_mse": mse_loss(dataset.data_x, dataset.data_y).item()}
+
+
 def fit_recovery(states, w, warm_up):
-    """Read the recovery variable w (N, T, 1) out of the states (T, N, num_hiddens) of the free run, linearly.
+    """Read the recovery variable w (N, T, 1) out of states (T, N, ...), linearly, after the warm-up.
 
     Returns the regression, fitted to the first half of the trajectories, and its R² on the second half.
     """
@@ -243,6 +265,15 @@ def fit_recovery(states, w, warm_up):
     half = len(W) // 2
     regression = LinearRegression().fit(np.concatenate(states[:half]), np.concatenate(W[:half]))
     return regression, regression.score(np.concatenate(states[half:]), np.concatenate(W[half:]))
+
+
+@torch.no_grad()
+def recovery_controls(model, dataset, warm_up):
+    """R² of W read out of an untrained network of the same size, driven by the true V, and of V's last two samples."""
+    x = dataset.data_x.transpose(0, 1)  # (T, N, 1)
+    untrained = GRU(num_inputs=1, num_hiddens=model.num_hiddens, num_outputs=1)
+    states = {"untrained": untrained(x)[0], "two_samples": torch.cat([x, x.roll(1, 0)], -1)}
+    return {f"w_r2_{name}": fit_recovery(state.double(), dataset.data_w, warm_up)[1] for name, state in states.items()}
 
 
 # ---- pictures ----
@@ -266,20 +297,37 @@ def plot_free_run(figure, dataset):
 
 
 def plot_growing_trace(figure, true, generated, dt, warm_up):
-    """Set up the animation of one generated trace; return update(n), which shows its first n samples."""
-    t = dt * np.arange(len(true))
-    axes = figure.subplots()
-    axes.plot(t, true, color="black", linewidth=0.8, label="true")
-    (seen,) = axes.plot([], [], color="0.6", linewidth=4, label="warm-up")
-    (line,) = axes.plot([], [], color="tab:red", label="generated")
-    axes.set(xlabel="time", ylabel="V", xlim=(0, t[-1]), ylim=(-2.4, 3.2))
-    axes.legend(loc="upper right", ncols=3)
+    """Set up the animation of one run; return update(n), which shows its first n samples.
+
+    true, generated: V and W, (2, T); the network's W is read out of its state.
+    """
+    t = dt * np.arange(true.shape[1])
+    figure.set_size_inches(10, 4.5)
+    grid = figure.add_gridspec(2, 2, width_ratios=(3, 2), height_ratios=(3, 2))
+    trace, difference, plane = (figure.add_subplot(place) for place in (grid[0, 0], grid[1, 0], grid[:, 1]))
+    styles = {"neuron": {"color": "0.6", "linewidth": 4}}
+    styles["GRU, W read out of its state"] = {"color": "tab:red", "linewidth": 1.5}
+    neuron, gru = (trace.plot([], [], **style)[0] for style in styles.values())
+    orbit, path = (plane.plot([], [], label=label, **style)[0] for label, style in styles.items())
+    dots = [plane.plot([], [], "o", color=c, markersize=m)[0] for c, m in (("0.35", 13), ("tab:red", 7))]
+    (error,) = difference.plot([], [], color="tab:red", linewidth=1)
+    trace.axvspan(0, warm_up * dt, color="0.92")
+    trace.text(0, -2.95, " seen", fontsize=11, color="0.3")
+    trace.set(ylabel="V", xlim=(0, t[-1]), ylim=(-3.2, 2.6), xticklabels=[])
+    difference.set(xlabel="time", ylabel="GRU − neuron", xlim=(0, t[-1]), ylim=(-0.25, 0.25))
+    plane.set(xlabel="V", ylabel="W", xlim=(-2.6, 2.6), ylim=(-0.9, 2.4), title="in the plane")
+    plane.legend(loc="upper center", fontsize=10)
 
     def update(n):
-        shown = slice(0, min(n, warm_up))
-        seen.set_data(t[shown], true[shown])
-        shown = slice(warm_up - 1, max(n, warm_up - 1))
-        line.set_data(t[shown], generated[shown])
+        free = slice(min(warm_up, n) - 1, n)
+        neuron.set_data(t[:n], true[0, :n])
+        gru.set_data(t[free], generated[0, free])
+        error.set_data(t[free], generated[0, free] - true[0, free])
+        recent = slice(max(0, n - round(period() / dt)), n)  # the last period
+        orbit.set_data(*true[:, recent])
+        path.set_data(*generated[:, max(recent.start, free.start) : n])
+        for dot, values in zip(dots, (true, generated)):
+            dot.set_data(values[:1, n - 1], values[1:, n - 1])
 
     return update
 
@@ -293,7 +341,6 @@ def draw_phase_portrait(figure, dataset, generated, states, recovery, warm_up):
     V, states = generated[-1, warm_up:, 0].numpy(), states[warm_up:, -1].numpy()
     spikes = np.flatnonzero(crosses_upwards(true_V))
     last = slice(spikes[-2], spikes[-1] + 2) if len(spikes) > 1 else slice(None)
-    phase = np.linspace(0, 1, len(true_V[last]))
 
     figure.set_size_inches(11, 4.5)
     left, right = figure.subplots(1, 2)
@@ -306,42 +353,51 @@ def draw_phase_portrait(figure, dataset, generated, states, recovery, warm_up):
     left.legend(loc="upper center", ncols=2, fontsize=10)
     states = np.pad(states[last], ((0, 0), (0, 1)))  # one more unit, always 0: even one alone has two components then
     with np.errstate(invalid="ignore"):  # a network that has fallen silent has no variance to explain
-        components = PCA(2).fit_transform(states)
-    points = right.scatter(*components.T, c=phase, cmap="twilight", s=14)
+        x, y = PCA(2).fit_transform(states).T
+    phase = np.linspace(0, 1, len(x))
+    pieces = np.stack([np.stack([x[:-1], y[:-1]], -1), np.stack([x[1:], y[1:]], -1)], 1)  # each to the next sample
+    lines = right.add_collection(LineCollection(pieces, cmap="twilight_shifted", array=phase[:-1], linewidth=4))
+    for k in range(0, len(x) - 1, max(1, len(x) // 12)):  # which way it goes
+        right.annotate("", (x[k + 1], y[k + 1]), (x[k], y[k]), arrowprops={"arrowstyle": "-|>", "color": "black"})
+    right.margins(0.08)
+    right.autoscale_view()
     right.set(xlabel="first principal component", ylabel="second", title="the same cycle in the hidden state")
-    figure.colorbar(points, ax=right, label="phase")
+    figure.colorbar(lines, ax=right, label="phase: 0 and 1 are the upstroke")
 
 
 @torch.no_grad()
-def draw_gates(figure, model, x, states, dt, num_units=4):
-    """Draw V and the two gates of a few units along the last period of a generated trace x (T, 1), states (T, n)."""
+def draw_gates(figure, model, x, states, dt):
+    """Draw V and both gates of all units along the last period of a generated trace x (T, 1), states (T, n).
+
+    The units are sorted by how much further their update gate is open while V > 0 than while V < 0.
+    """
     x, H = x[1:].to(model.device), states[:-1].to(model.device)  # a gate sees the input and the state before
-    Z = torch.sigmoid(x @ model.W_xz + H @ model.W_hz + model.b_z).cpu()
-    R = torch.sigmoid(x @ model.W_xr + H @ model.W_hr + model.b_r).cpu()
     last = slice(-round(1.2 * period() / dt), None)
-    Z, R, V = Z[last], R[last], x[last].cpu()
-    units = Z.std(dim=0).argsort(descending=True)[:num_units]  # those whose update gate moves most
+    Z = torch.sigmoid(x @ model.W_xz + H @ model.W_hz + model.b_z)[last].cpu()
+    R = torch.sigmoid(x @ model.W_xr + H @ model.W_hr + model.b_r)[last].cpu()
+    V = x[last, 0].cpu()
+    order = (Z[V > 0].mean(0) - Z[V <= 0].mean(0)).nan_to_num().argsort(descending=True)
     t = dt * np.arange(len(V))
 
-    figure.set_size_inches(8, 6)
-    axes = figure.subplots(3, sharex=True)
-    axes[0].plot(t, V, color="black")
-    for k, unit in enumerate(units):
-        axes[1].plot(t, Z[:, unit], color=f"C{k}", label=f"unit {unit}")
-        axes[2].plot(t, R[:, unit], color=f"C{k}")
-    for ax, label in zip(axes, ("V", "update gate Z", "reset gate R")):
-        ax.set_ylabel(label)
-    axes[1].set_ylim(-0.05, 1.05)
-    axes[2].set(ylim=(-0.05, 1.05), xlabel="time", xlim=(0, t[-1]))
-    figure.legend(loc="outside upper center", ncols=num_units)
+    figure.set_size_inches(8, 7)
+    trace, *maps = figure.subplots(3, sharex=True, height_ratios=(2, 3, 3))
+    trace.plot(t, V, color="black")
+    trace.set(ylabel="V", xlim=(0, t[-1]))
+    for axes, gate, name in zip(maps, (Z, R), ("update gate Z", "reset gate R")):
+        box = {"extent": (0, t[-1], model.num_hiddens, 0), "aspect": "auto", "interpolation": "nearest"}
+        image = axes.imshow(gate[:, order].t(), cmap="cividis", vmin=0, vmax=1, **box)
+        axes.set_ylabel("unit, sorted")
+        figure.colorbar(image, ax=axes, label=name)
+    maps[-1].set_xlabel("time")
 
 
-def draw_pictures(out_dir, model, dataset, generated, states, recovery, warm_up, periods=8):
+def draw_pictures(out_dir, model, dataset, generated, states, recovery, warm_up, periods=5):
     """Write the run of the last trajectory as an animation, as a limit cycle and as gates."""
-    num_shown = warm_up + round(periods * period() / dataset.dt)
-    true, V = dataset.data_x[-1, :num_shown, 0].numpy(), generated[-1, :num_shown, 0].numpy()
-    frames = np.linspace(1, len(true), 60, dtype=int)
-    save_gif(out_dir / "autoGRU.gif", frames, plot_growing_trace, true, V, dataset.dt, warm_up, fps=12)
+    shown = slice(warm_up + round(periods * period() / dataset.dt))
+    true = np.stack([data[-1, shown, 0].numpy() for data in (dataset.data_x, dataset.data_w)])
+    V_and_W = np.stack([generated[-1, shown, 0].numpy(), recovery.predict(states[shown, -1].numpy())])
+    frames = np.linspace(2, true.shape[1], 75, dtype=int)
+    save_gif(out_dir / "autoGRU.gif", frames, plot_growing_trace, true, V_and_W, dataset.dt, warm_up, fps=12)
     portrait = (dataset, generated, states, recovery, warm_up)
     save_figure(out_dir / "phase_portrait.png", draw_phase_portrait, *portrait)
     save_figure(out_dir / "gates.png", draw_gates, model, generated[-1], states[:, -1], dataset.dt)
@@ -357,14 +413,18 @@ def print_table(metrics, dt):
         ("periods_in_phase", "periods in phase within 5 %, median", ".1f"),
         ("periods_in_phase_min", "periods in phase, worst trajectory", ".1f"),
         ("phase_drift", "phase at the end off by, in periods", ".4f"),
+        ("phase_drift_max", "the same, worst trajectory", ".4f"),
         ("spectrum_distance", "power spectrum, Hellinger distance", ".4f"),
-        ("w_r2", "R² of W read out of the hidden state", ".5f"),
-        ("test_mse", "next step: MSE of the GRU", ".1e"),
-        ("persistence_mse", "next step: MSE of copying the last value", ".1e"),
+        ("share_in_phase", "trajectories in phase to the end", ".2f"),
     )
-    print(f"\nfree running at dt = {dt:g}")
+    print(f"\n{f'free running at dt = {dt:g}':42}{'from anywhere':>16}{'from W(0) = 0':>16}")
     for name, label, form in rows:
-        print(f"{label:42}{metrics[name]:>10{form}}")
+        print(f"{label:42}{metrics[name]:>16{form}}{metrics[f'original_{name}']:>16{form}}")
+    for noise in NOISES:
+        print(f"{f'the same, noise of {noise} on the warm-up':42}{metrics[f'share_in_phase_noise_{noise}']:16.2f}")
+    print("\nW read out linearly, R²: of the state", f"{metrics['w_r2']:.5f}", end="")
+    print(f", untrained {metrics['w_r2_untrained']:.5f}, of two samples of V {metrics['w_r2_two_samples']:.5f}")
+    print(f"next step: MSE of the network {metrics['test_mse']:.1e}, of copying {metrics['persistence_mse']:.1e}")
 
 
 def load_model(path, device):
@@ -385,53 +445,64 @@ def check_flags(args):
     dt = args.duration / args.num_samples
     if dt > 20:
         raise ValueError(f"--duration / --num_samples = {dt:g}: expected at most 20, several samples per spike")
-    if args.retrain:
-        if args.checkpoint != SHIPPED:
-            raise ValueError("--checkpoint: expected no --retrain beside it, which loads nothing")
-        for name in ("first_horizon", "horizon"):
-            longest = args.warm_up + getattr(args, name)
-            if longest > args.num_samples:
-                raise ValueError(
-                    f"--warm_up + --{name} = {longest}: expected at most {args.num_samples}, --num_samples"
-                )
-    else:
-        for name in [action.dest for action in train_flags._group_actions]:
-            if getattr(args, name) != parser.get_default(name):
-                raise ValueError(f"--{name}: expected --retrain beside it; a network that is loaded has its own")
-            delattr(args, name)
+    if args.untrained and args.retrain:
+        raise ValueError("--untrained: expected no --retrain beside it")
+    if (args.untrained or args.retrain) and args.checkpoint != SHIPPED:
+        raise ValueError("--checkpoint: expected neither --retrain nor --untrained beside it, which load nothing")
+    for name in ("first_horizon", "horizon") if args.retrain else ():
+        longest = args.warm_up + getattr(args, name)
+        if longest > args.num_samples:
+            raise ValueError(f"--warm_up + --{name} = {longest}: expected at most --num_samples = {args.num_samples}")
+    used = {action.dest for action in train_flags._group_actions} if args.retrain else set()
+    used |= {"n_hidden", "num_train"} if args.untrained else set()
+    for name in {action.dest for action in train_flags._group_actions} - used:
+        if getattr(args, name) != parser.get_default(name):
+            raise ValueError(f"--{name}: expected --retrain beside it; without it, nothing is trained")
+        delattr(args, name)
+
+
+def get_model(args, dataset, dt):
+    """Load a network, or train one, or fit the readout of one; return it, and what there is to say of its training."""
+    metrics = {"train_seconds": 0.0, "interrupted": False}
+    if not args.retrain and not args.untrained:
+        model = load_model(args.checkpoint, args.device)
+        print(f"{args.checkpoint.name}: a trained network of {model.num_hiddens} hidden units")
+        if model.info.get("dt", dt) != dt:
+            print(f"note: the network was trained at dt = {model.info['dt']}, the data has dt = {dt:g}")
+        return model, metrics
+    model = GRU(num_inputs=1, num_hiddens=args.n_hidden, num_outputs=1, residual=True).to(args.device)
+    train_set, path = dataset(0, args.num_train, args.num_samples, args.anywhere), args.out_dir / f"{STEM}.pth"
+    if args.untrained:
+        model.fit_readout(train_set.data_x, train_set.data_y, skip=10)
+        return model, metrics
+    valid_set = dataset(1, 16, args.warm_up + round(1600 / dt))
+    training = train_model(model, train_set, valid_set, args)  # nothing has run yet
+    window = LiveWindow(plot_free_run, valid_set) if args.train_visualization else None
+    # the learning rate falls to 0: the last weights are the best
+    info = {"best_by": None, "task": "autoregression", "dt": dt}
+    history, interrupted = follow(training, args.num_epochs_one_step + args.num_epochs, model, path, window, **info)
+    return model, {"train_seconds": history[-1]["seconds"] if history else 0.0, "interrupted": interrupted}
 
 
 def main(argv=None):
     args = parser.parse_args(argv)
     check_flags(args)
-    model = None if args.retrain else load_model(args.checkpoint, args.device)
-    start = set_up(args)
     dt = args.duration / args.num_samples
 
-    def dataset(offset, num, num_samples):  # no two offsets or seeds share a trajectory
+    def dataset(offset, num, num_samples, anywhere=True):  # no two offsets or seeds share a trajectory
         with parser.blaming("--num_train, --num_test, --num_samples, --duration, --test_duration, --warm_up"):
-            return FitzhughNagumo(num, num_samples, duration=num_samples * dt, seed=4 * args.seed + offset)
+            duration, seed = num_samples * dt, 4 * args.seed + offset
+            return FitzhughNagumo(num, num_samples, duration=duration, seed=seed, anywhere=anywhere)
 
-    metrics = {"train_seconds": 0.0, "interrupted": False}
-    if args.retrain:
-        model = GRU(num_inputs=1, num_hiddens=args.n_hidden, num_outputs=1, residual=True).to(args.device)
-        train_set = dataset(0, args.num_train, args.num_samples)
-        valid_set = dataset(1, 16, args.warm_up + round(1600 / dt))
-        training = train_model(model, train_set, valid_set, args)  # nothing has run yet
-        window = LiveWindow(plot_free_run, valid_set) if args.train_visualization else None
-        num_epochs, path = args.num_epochs_one_step + args.num_epochs, args.out_dir / f"{STEM}.pth"
-        info = {"best_by": "free_running_mse", "task": "autoregression", "dt": dt}
-        history, interrupted = follow(training, num_epochs, model, path, window, **info)
-        metrics = {"train_seconds": history[-1]["seconds"] if history else 0.0, "interrupted": interrupted}
-    else:
-        print(f"{args.checkpoint.name}: a trained network of {model.num_hiddens} hidden units")
-        if model.info.get("dt", dt) != dt:
-            print(f"note: the network was trained at dt = {model.info['dt']}, the data has dt = {dt:g}")
-
-    test_set = dataset(2, args.num_test, args.warm_up + round(args.test_duration / dt))
+    start = set_up(args)
+    model, metrics = get_model(args, dataset, dt)
+    num_samples = args.warm_up + round(args.test_duration / dt)
+    test_set, original = dataset(2, args.num_test, num_samples), dataset(3, args.num_test, num_samples, anywhere=False)
     generated, states = run_freely(model, test_set.data_x, args.warm_up)
     recovery, w_r2 = fit_recovery(states, test_set.data_w, args.warm_up)
-    metrics |= evaluate_model(model, test_set, generated, args.warm_up) | {"w_r2": w_r2}
+    torch.manual_seed(args.seed)  # the noise on the warm-up, whatever went before
+    metrics |= evaluate_model(model, test_set, original, generated, args.warm_up)
+    metrics |= {"w_r2": w_r2} | recovery_controls(model, test_set, args.warm_up)
     print_table(metrics, dt)
     if args.train_visualization:
         draw_pictures(args.out_dir, model, test_set, generated, states, recovery, args.warm_up)

@@ -3,8 +3,8 @@
     python gru_classification_scratch.py                   the hard task: less than a period, in noise
     python gru_classification_scratch.py --task original   the easy one: long clean traces, solved by a threshold
 
-You should see the GRU well ahead of a logistic regression on four summary features in the hard task, and level with it
-in the original one, where it proves nothing.
+You should see the GRU ahead of simple classifiers in the hard task, and nearly as good as an ideal observer; in the
+original one it is level with four summary features, and proves nothing.
 """
 
 from plumbing import FlagParser, LiveWindow, device, finish, folder, follow, number, run, save_figure, save_gif, set_up
@@ -16,12 +16,13 @@ import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
-from datasets import FitzhughNagumoClassification, crosses_upwards
+from datasets import FitzhughNagumoClassification, crosses_upwards, period, simulate
 from models import GRU
 
 STEM = "gru_classification_scratch"
@@ -36,7 +37,9 @@ TASKS = {
         "test_factor": 1,
         "num_test": 2000,
         "memory": 2,
-        "num_epochs": 26,
+        "loss_from": 0.0,
+        "batch_size": 128,
+        "num_epochs": 40,
     },
     "original": {
         "duration": 400.0,
@@ -46,6 +49,8 @@ TASKS = {
         "test_factor": 2,
         "num_test": 512,
         "memory": 250,
+        "loss_from": 0.5,
+        "batch_size": 64,
         "num_epochs": 6,
     },
 }
@@ -53,7 +58,7 @@ TASKS = {
 parser = FlagParser(__doc__)
 flag = parser.add_argument
 unset = argparse.SUPPRESS  # a flag that is not given is not among args: the task fills it in
-flag("--task", choices=list(TASKS), default="hard", help="sets the eight flags after it where they are not given")
+flag("--task", choices=list(TASKS), default="hard", help="sets the ten flags after it where they are not given")
 flag("--duration", type=number(float, 1, 10_000), default=unset, help="length of a training trace in time units")
 flag("--noise_std", type=number(float, 0, 100), default=unset, help="standard deviation of the noise on V")
 flag("--random_phase", action=argparse.BooleanOptionalAction, default=unset, help="start anywhere on the limit cycle")
@@ -61,6 +66,8 @@ flag("--match_period", action=argparse.BooleanOptionalAction, default=unset, hel
 flag("--test_factor", type=number(int, 1, 100), default=unset, help="how many times longer the test traces are")
 flag("--num_test", type=number(int, 1, 100_000), default=unset, help="new traces of each class to test on")
 flag("--memory", type=number(float, 2, 1e9), default=unset, help="steps that untrained units remember: from 2 to this")
+flag("--loss_from", type=number(float, 0, 1), default=unset, help="share of a trace after which every step is scored")
+flag("--batch_size", type=number(int, 1, 100_000), default=unset, help="traces per gradient step")
 flag("--num_epochs", type=number(int, 1, 100_000), default=unset, help="passes over the training set, redrawn for each")
 # data
 flag("--num_train", type=number(int, 1, 100_000), default=2048, help="neurons of each class to train on")
@@ -68,8 +75,6 @@ flag("--dt", type=number(float, 1e-3, 100), default=0.4, help="time between samp
 # model
 flag("--n_hidden", type=number(int, 1, 2048), default=32, help="hidden units")
 # training
-flag("--batch_size", type=number(int, 1, 100_000), default=64, help="traces per gradient step")
-flag("--loss_from", type=number(float, 0, 1), default=0.5, help="share of a trace after which every step is scored")
 flag("--init_lr", type=number(float, 1e-9, 1e9), default=2e-2, help="learning rate of Adam; decays to 0 as a cosine")
 flag("--max_grad_norm", type=number(float, 1e-9, 1e9), default=0.2, help="a longer gradient is clipped to this norm")
 flag("--seed", type=number(int, 0, 2**31 - 1), default=0, help="fixes the data, the first weights and the batches")
@@ -140,34 +145,82 @@ def summary_features(data):
     return np.column_stack([V.mean(axis=1), V.std(axis=1), above, crossings])
 
 
-def fit_baseline(dataset):
-    """Fit what a network has to beat: a logistic regression on four summary features of the trace."""
-    baseline = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    return baseline.fit(summary_features(dataset.data), dataset.labels.numpy())
-
-
-def evaluate_model(probabilities, baseline, data, labels):
-    """Accuracy on traces (N, T, 1) with labels (N,): at the end, on the way, and that of the baseline.
-
-    probabilities: (N, T, number of classes), of each class after every sample. Raises ValueError where there is nothing
-    to score, or a label is out of range.
-    """
-    if len(data) == 0 or len(data) != len(labels):
-        raise ValueError(f"data has {len(data)} traces, labels {len(labels)}: expected as many of both, at least one")
-    if not torch.isin(labels, torch.arange(len(CLASSES))).all():
-        raise ValueError(f"labels from {labels.min()} to {labels.max()}: expected 0 to {len(CLASSES) - 1}")
-    predicted = probabilities.argmax(-1)  # (N, T)
-    along_the_way = (predicted == labels[:, None]).double().mean(dim=0)  # (T,)
-    quarter = len(along_the_way) / 4
-    return {
-        "accuracy": along_the_way[-1].item(),
-        "accuracy_at_quarter": along_the_way[math.ceil(quarter) - 1].item(),
-        "accuracy_at_half": along_the_way[math.ceil(2 * quarter) - 1].item(),
-        "accuracy_at_three_quarters": along_the_way[math.ceil(3 * quarter) - 1].item(),
-        "accuracy_along_the_way": along_the_way.tolist(),
-        "baseline_accuracy": float(np.mean(baseline.predict(summary_features(data)) == labels.numpy())),
-        "confusion_matrix": confusion_matrix(labels, predicted[:, -1], labels=range(len(CLASSES))).tolist(),
+def fit_baselines(dataset):
+    """Fit what a network has to beat: name -> (what it looks at in traces (N, T, 1), a classifier of that)."""
+    baselines = {
+        "features": (summary_features, make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))),
+        "neighbours": (lambda data: data[:, : dataset.T, 0].numpy(), KNeighborsClassifier(15)),  # of the raw trace
     }
+    for features, classifier in baselines.values():
+        classifier.fit(features(dataset.data), dataset.labels.numpy())
+    return baselines
+
+
+# ---- the ceiling: what can be known at all ----
+
+
+def clean_windows(dataset, num_phases=1000):
+    """Every class's windows without noise, from each of num_phases phases of its limit cycle: (classes, T, phases)."""
+    slowest = max(period(**parameters) for parameters in dataset.CLASSES.values())
+    windows = []
+    for parameters in dataset.CLASSES.values():
+        own_period = period(**parameters)
+        begins = own_period * (2 + np.arange(num_phases) / num_phases)  # after two periods to settle
+        V, W = simulate(0.0, 0.0, np.append(0.0, begins), **parameters)
+        pace = own_period / slowest if dataset.match_period else 1.0
+        windows.append(simulate(V[1:, 0], W[1:, 0], pace * dataset.dt * np.arange(dataset.T), **parameters)[0])
+    return torch.tensor(np.stack(windows), dtype=torch.float32)
+
+
+def ideal_observer(data, windows, noise_std, batch_size=250):
+    """The best that can be known: P(class) after every sample of data (N, T, 1), as (N, T, classes).
+
+    The observer knows what a trace of each class would be without noise, from each phase (`windows`), and the noise. At
+    first it takes all classes and phases for equally likely. Each sample x then counts, by Bayes' rule, for those
+    whose V is near it: log P(class, phase | x) = log P(class, phase) - (x - V)² / 2σ² + constant. And a class is as
+    likely as its phases are together.
+    """
+    num_classes, T, num_phases = windows.shape
+    V = windows.transpose(0, 1).flatten(1)  # (T, classes * phases)
+    beliefs = []
+    for x in data.split(batch_size):  # few traces at a time stay in the cache
+        log_likelihood, belief = torch.zeros(len(x), num_classes * num_phases), torch.empty(len(x), T, num_classes)
+        for t in range(T):
+            log_likelihood -= (x[:, t] - V[t]).square() / (2 * noise_std**2)
+            likely = (log_likelihood - log_likelihood.amax(-1, keepdim=True)).clamp(min=-80)  # exp of less is slow
+            belief[:, t] = likely.softmax(-1).unflatten(-1, (num_classes, num_phases)).sum(-1)
+        beliefs.append(belief)
+    return torch.cat(beliefs)
+
+
+def evaluate_beliefs(probabilities, labels, prefix=""):
+    """Accuracy and mean confidence of probabilities (N, T, classes), at the end and on the way, for labels (N,).
+
+    Raises ValueError where there is nothing to score, or a label is out of range.
+    """
+    if len(labels) == 0 or len(probabilities) != len(labels):
+        raise ValueError(f"{len(probabilities)} traces, {len(labels)} labels: expected as many of both, at least one")
+    if not torch.isin(labels, torch.arange(probabilities.shape[-1])).all():
+        raise ValueError(f"labels from {labels.min()} to {labels.max()}: expected 0 to {probabilities.shape[-1] - 1}")
+    confidence, predicted = probabilities.double().max(-1)  # (N, T)
+    metrics = {}
+    for name, values in (("accuracy", (predicted == labels[:, None]).double()), ("confidence", confidence)):
+        along_the_way = values.mean(dim=0)  # (T,)
+        for part, share in (("_at_quarter", 0.25), ("_at_half", 0.5), ("_at_three_quarters", 0.75), ("", 1)):
+            metrics[f"{prefix}{name}{part}"] = along_the_way[math.ceil(share * len(along_the_way)) - 1].item()
+        metrics[f"{prefix}{name}_along_the_way"] = along_the_way.tolist()
+    return metrics
+
+
+def evaluate_model(probabilities, baselines, data, labels, ideal=None):
+    """Judge the network's beliefs about traces (N, T, 1), those of an ideal observer, and the baselines' verdicts."""
+    metrics = evaluate_beliefs(probabilities, labels)
+    if ideal is not None:
+        metrics |= evaluate_beliefs(ideal, labels, "ideal_")
+    for name, (features, classifier) in baselines.items():
+        metrics[f"{name}_accuracy"] = float(np.mean(classifier.predict(features(data)) == labels.numpy()))
+    matrix = confusion_matrix(labels, probabilities[:, -1].argmax(-1), labels=range(len(CLASSES)))
+    return metrics | {"confusion_matrix": matrix.tolist()}
 
 
 # ---- pictures ----
@@ -209,29 +262,46 @@ def draw_confusion(figure, matrix):
 
 
 def draw_accuracy(figure, metrics, dt):
-    """Draw the accuracy against how much of the trace has been seen."""
-    axes = figure.subplots()
-    accuracy = metrics["accuracy_along_the_way"]
-    axes.plot(dt * np.arange(1, len(accuracy) + 1), accuracy, label="GRU")
-    axes.axhline(metrics["baseline_accuracy"], color="C1", linestyle="--", label="four features of the whole trace")
-    axes.set(xlabel="time seen", ylabel="accuracy", xlim=(0, dt * len(accuracy)), ylim=(0.45, 1.02))
-    axes.legend(loc="lower right")
+    """Draw against how much has been seen: who is right how often, and how sure the network is of it."""
+    figure.set_size_inches(11, 4.2)
+    left, right = figure.subplots(1, 2, sharex=True, sharey=True)
+    accuracy, confidence = metrics["accuracy_along_the_way"], metrics["confidence_along_the_way"]
+    t = dt * np.arange(1, len(accuracy) + 1)
+    if "ideal_accuracy" in metrics:
+        left.plot(t, metrics["ideal_accuracy_along_the_way"], color="0.6", linewidth=4, label="ideal observer")
+    left.plot(t, accuracy, color="C0", label="GRU")
+    for name, color, style in (("neighbours", "C2", "-."), ("features", "C1", "--")):
+        label = {"neighbours": "15 nearest neighbours", "features": "four features"}[name]
+        left.axhline(metrics[f"{name}_accuracy"], color=color, linestyle=style, label=f"{label}, whole trace")
+    left.set(xlabel="time seen", ylabel="accuracy", xlim=(0, t[-1]), ylim=(0.45, 1.02))
+    left.legend(loc="lower right")
+    right.plot(t, accuracy, color="C0", label="GRU: how often it is right")
+    right.plot(t, confidence, color="black", linestyle="--", label="GRU: how sure it is, on average")
+    right.set(xlabel="time seen", ylabel="share, probability")
+    right.tick_params(labelleft=True)
+    right.legend(loc="lower right")
 
 
-def plot_arriving(figure, data, probabilities, dt):
-    """Set up one trace of each class (2, T, 1), P(class B) (2, T) below; return update(n), which shows n samples."""
+def plot_arriving(figure, data, beliefs, dt):
+    """Set up one trace of each class (2, T, 1), and beliefs below: name -> P(class B) (2, T); return update(n).
+
+    update(n) shows the first n samples.
+    """
     t = dt * np.arange(1, data.shape[1] + 1)
     axes = figure.subplots(2, len(CLASSES), sharex=True, sharey="row", height_ratios=(3, 2))
+    styles = {"ideal observer": {"color": "0.65", "linewidth": 5}, "GRU": {"color": "black"}}
     lines = []
     for k, name in enumerate(CLASSES):
         trace, probability = axes[:, k]
         lines.append((trace.plot([], [], color=f"C{k}", linewidth=1.2)[0], data[k].flatten()))
-        lines.append((probability.plot([], [], color="black")[0], probabilities[k]))
+        for label, belief in beliefs.items():
+            lines.append((probability.plot([], [], label=label, **styles[label])[0], belief[k]))
         trace.set(title=f"a neuron of class {name}", xlim=(0, t[-1]), ylim=(data.min() - 0.2, data.max() + 0.2))
         probability.axhline(0.5, color="0.6", linewidth=1, linestyle=":")
         probability.set(xlabel="time", ylim=(-0.05, 1.05))
     axes[0, 0].set_ylabel("V")
     axes[1, 0].set_ylabel("P(class B)")
+    axes[1, 0].legend(loc="upper left", fontsize=10)
 
     def update(n):
         for line, values in lines:
@@ -240,14 +310,16 @@ def plot_arriving(figure, data, probabilities, dt):
     return update
 
 
-def draw_pictures(out_dir, test_set, probabilities, metrics):
-    """Write the two classes, the confusion matrix, the accuracy over time, and one trace of each class arriving."""
+def draw_pictures(out_dir, test_set, probabilities, ideal, metrics):
+    """Write the classes, the confusion matrix, accuracy and confidence over time, and one trace of each, arriving."""
     save_figure(out_dir / "classification.png", draw_samples, test_set)
     save_figure(out_dir / "cfmat.png", draw_confusion, metrics["confusion_matrix"])
     save_figure(out_dir / "classification_accuracy.png", draw_accuracy, metrics, test_set.dt)
     first_of_each = [test_set.labels.tolist().index(label) for label in range(len(CLASSES))]
-    shown = (test_set.data[first_of_each], probabilities[first_of_each, :, 1], test_set.dt)
-    frames = np.linspace(1, test_set.T, 45, dtype=int)
+    beliefs = {} if ideal is None else {"ideal observer": ideal[first_of_each, :, 1]}
+    beliefs["GRU"] = probabilities[first_of_each, :, 1]
+    frames = np.linspace(test_set.T // 45 + 1, test_set.T, 45, dtype=int)
+    shown = (test_set.data[first_of_each], beliefs, test_set.dt)
     save_gif(out_dir / "classification.gif", frames, plot_arriving, *shown, fps=9)
 
 
@@ -255,15 +327,13 @@ def draw_pictures(out_dir, test_set, probabilities, metrics):
 
 
 def print_table(metrics, dt):
-    print(f"\naccuracy on new traces, dt = {dt:g}")
-    for name, label in (
-        ("baseline_accuracy", "logistic regression on 4 features"),
-        ("accuracy_at_quarter", "GRU after a quarter of the trace"),
-        ("accuracy_at_half", "GRU after half of it"),
-        ("accuracy_at_three_quarters", "GRU after three quarters"),
-        ("accuracy", "GRU at the end"),
-    ):
-        print(f"{label:36}{metrics[name]:8.4f}")
+    parts = {"_at_quarter": "a quarter", "_at_half": "half", "_at_three_quarters": "3 quarters", "": "all seen"}
+    rows = {"features_": "logistic regression, 4 features", "neighbours_": "15 nearest neighbours", "": "GRU"}
+    print(f"\n{f'accuracy on new traces, dt = {dt:g}':34}" + "".join(f"{title:>12}" for title in parts.values()))
+    for prefix, label in (rows | {"ideal_": "ideal observer"}).items():
+        values = [metrics.get(f"{prefix}accuracy{part}") for part in parts]
+        if values[-1] is not None:
+            print(f"{label:34}" + "".join(f"{'–' if value is None else f'{value:.4f}':>12}" for value in values))
 
 
 def main(argv=None):
@@ -289,12 +359,14 @@ def main(argv=None):
         training, args.num_epochs, model, path, window, task="classification", dt=train_set.dt
     )
 
-    probabilities = class_probabilities(model, test_set.data)
-    metrics = evaluate_model(probabilities, fit_baseline(train_set), test_set.data, test_set.labels)
+    probabilities, ideal = class_probabilities(model, test_set.data), None
+    if args.random_phase and args.noise_std > 0:  # else the start or a single sample could tell everything
+        ideal = ideal_observer(test_set.data, clean_windows(test_set), args.noise_std)
+    metrics = evaluate_model(probabilities, fit_baselines(train_set), test_set.data, test_set.labels, ideal)
     print_table(metrics, train_set.dt)
     if args.train_visualization:
-        draw_pictures(args.out_dir, test_set, probabilities, metrics)
-    del metrics["accuracy_along_the_way"]  # a curve, drawn above; the rest are the figures
+        draw_pictures(args.out_dir, test_set, probabilities, ideal, metrics)
+    metrics = {name: value for name, value in metrics.items() if "along_the_way" not in name}  # curves, drawn above
     metrics |= {"train_seconds": history[-1]["seconds"], "interrupted": interrupted}
     return finish(args.out_dir / f"{STEM}_metrics.json", metrics, args, start)
 

@@ -3,14 +3,16 @@
     python gru_regression_scratch.py
     python gru_regression_scratch.py --n_hidden 16 --num_epochs 10
 
-You should see the loss fall a thousandfold, then a table of test errors. At the dt of the training the GRU is ahead of
-copying the last value, of a linear autoregression and of a cubic polynomial. At half of it, only of copying.
+You should see the loss fall ten-thousandfold, then a table of test errors. At the dt of the training the GRU is ahead
+of copying the last value, a linear rule, polynomials of V and its change, and networks of its kind that were not
+trained. At half of it, only of copying.
 """
 
 from plumbing import FlagParser, LiveWindow, device, finish, folder, follow, number, run, save_figure, save_gif, set_up
 
 import argparse
 import math
+import re
 
 import numpy as np
 import torch
@@ -20,7 +22,7 @@ from sklearn.preprocessing import PolynomialFeatures
 from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader
 
-from datasets import FitzhughNagumo
+from datasets import FitzhughNagumo, period, simulate
 from models import GRU
 
 STEM = "gru_regression_scratch"
@@ -32,25 +34,32 @@ flag("--num_train", type=number(int, 1, 100_000), default=256, help="trajectorie
 flag("--num_test", type=number(int, 1, 100_000), default=256, help="new trajectories, twice as long, to test on")
 flag("--num_samples", type=number(int, 10, 100_000), default=1000, help="samples per trajectory")
 flag("--duration", type=number(float, 1, 10_000), default=400.0, help="length of a trajectory in time units")
+flag("--anywhere", action=argparse.BooleanOptionalAction, default=True, help="neurons start anywhere, not at W(0) = 0")
 # model
 flag("--n_hidden", type=number(int, 1, 2048), default=32, help="hidden units")
 # training
-flag("--num_epochs", type=number(int, 1, 100_000), default=36, help="passes over the training set")
+flag("--num_epochs", type=number(int, 1, 100_000), default=54, help="passes over the training set")
 flag("--batch_size", type=number(int, 1, 100_000), default=32, help="trajectories per gradient step")
-flag("--window", type=number(int, 1, 100_000), default=50, help="steps the gradient flows back: truncated BPTT")
+flag("--window", type=number(int, 5, 100_000), default=50, help="steps the gradient flows back: truncated BPTT")
 flag("--init_lr", type=number(float, 1e-9, 1e9), default=1e-2, help="learning rate of Adam; decays to 0 as a cosine")
-flag("--max_grad_norm", type=number(float, 1e-9, 1e9), default=0.05, help="a longer gradient is clipped to this norm")
+flag("--max_grad_norm", type=number(float, 1e-9, 1e9), default=0.003, help="a longer gradient is clipped to this norm")
 flag("--seed", type=number(int, 0, 2**31 - 1), default=0, help="fixes the data, the first weights and the batches")
 flag("--device", type=device, default="auto", help="auto, cpu or cuda")
 # output
 flag("--train_visualization", action=argparse.BooleanOptionalAction, default=True, help="draw the pictures")
 flag("--out_dir", type=folder, default="outputs", help="where pictures, model and metrics go")
 
+# A network begins with a state of zero, and a single sample of V does not tell W: it has to find out. So the first
+# samples of a trace are neither learnt nor scored, for no predictor.
+SKIP = 4
+FREE_FROM = 100  # samples seen before the network runs freely, for the picture
+
 
 def train_model(model, dataset, view, args):
     """Train by truncated backpropagation through time; after every epoch yield its mean loss, and the fit of `view`.
 
-    view: a dataset of one trajectory that is not trained on. "view_loss" is the error there, "trace" the prediction.
+    view: a dataset of one trajectory that is not trained on. "trace" is the prediction of its next samples, "view_loss"
+    their error; "free_run" goes on from the first FREE_FROM samples without seeing another.
     """
     batches = DataLoader(dataset, args.batch_size, shuffle=True)
     num_updates = args.num_epochs * len(batches) * math.ceil(dataset.data_x.shape[1] / args.window)
@@ -59,11 +68,11 @@ def train_model(model, dataset, view, args):
     for _ in range(args.num_epochs):
         loss = train_epoch(model, batches, optimizer, schedule, args)
         trace = model.predict(view.data_x)
-        yield {
-            "loss": loss,
-            "view_loss": mse_loss(trace, view.data_y).item(),
-            "trace": trace.double().flatten().numpy(),
-        }
+        view_loss = mse_loss(trace[:, SKIP:], view.data_y[:, SKIP:]).item()
+        seen = view.data_x[:, :FREE_FROM]
+        free_run = model.predict(seen, future=view.data_x.shape[1] - seen.shape[1])
+        curves = {"trace": trace.flatten().numpy(), "free_run": free_run.flatten().numpy()}
+        yield {"loss": loss, "view_loss": view_loss} | curves
 
 
 def train_epoch(model, batches, optimizer, schedule, args):
@@ -71,16 +80,16 @@ def train_epoch(model, batches, optimizer, schedule, args):
     losses = []
     for x, y in batches:  # (B, T, 1)
         x, y = x.transpose(0, 1).to(model.device), y.transpose(0, 1).to(model.device)  # (T, B, 1)
-        H = None
+        H, skip = None, SKIP
         for x_window, y_window in zip(x.split(args.window), y.split(args.window)):
             states, predictions = model(x_window, H)
-            loss = mse_loss(predictions, y_window)
+            loss = mse_loss(predictions[skip:], y_window[skip:])
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), args.max_grad_norm)
             optimizer.step()
             schedule.step()
-            H = states[-1].detach()  # the state is carried on into the next window, the gradient is not
+            H, skip = states[-1].detach(), 0  # the state is carried on into the next window, the gradient is not
             losses.append(loss.detach())
     return torch.stack(losses).mean().item()
 
@@ -88,81 +97,144 @@ def train_epoch(model, batches, optimizer, schedule, args):
 def gradient_through_time(model, dataset, num_steps=200):
     """Measure how far back one prediction's error reaches: ‖dL/dH‖ at 0, 1, ... num_steps - 1 steps before it.
 
-    A list of root mean squares over up to 64 trajectories, relative to the first; num_steps is cut to what there is.
+    A list of root mean squares, relative to the first, over predictions at times spread over the whole traces, one of
+    each trajectory: the reach depends on how long ago the last spike was. num_steps is cut to what there is.
     """
-    x = dataset.data_x[:64].transpose(0, 1).to(model.device)  # (T, B, 1)
-    y = dataset.data_y[:64, -1].to(model.device)
-    start = max(0, len(x) - num_steps)
-    H = model(x[:start])[0][-1].detach() if start else None
+    x, y = (data.transpose(0, 1).to(model.device) for data in (dataset.data_x, dataset.data_y))  # (T, N, 1)
+    num_steps, each = min(num_steps, len(x) - 1), torch.arange(x.shape[1])
+    first = torch.linspace(1, len(x) - num_steps, x.shape[1]).long()  # where each trajectory's steps begin
+    with torch.no_grad():
+        H = model(x)[0][first - 1, each]
     states = []
-    for x_t in x[start:]:
-        H = model(x_t[None], H)[0][-1]
+    for t in range(num_steps):
+        H = model(x[None, first + t, each], H)[0][-1]
         states.append(H)
-    loss = mse_loss(model.readout(H, x[-1]), y, reduction="sum")  # of the last prediction alone
-    gradients = torch.stack(torch.autograd.grad(loss, states))  # (num_steps, B, num_hiddens)
+    last = first + num_steps - 1
+    loss = mse_loss(model.readout(H, x[last, each]), y[last, each], reduction="sum")  # of these predictions alone
+    gradients = torch.stack(torch.autograd.grad(loss, states))  # (num_steps, N, num_hiddens)
     sizes = gradients.double().square().sum(-1).mean(-1).sqrt().flip(0)
     return (sizes / sizes[0].clamp(min=1e-300)).tolist()
 
 
-LAGS = 4  # samples that the linear autoregression sees
+# ---- what the GRU is measured against ----
 
 
-def lagged(x):
-    """Every LAGS samples in a row: (N, T) to (N, T - LAGS + 1, LAGS)."""
-    return np.lib.stride_tricks.sliding_window_view(x, LAGS, axis=1)
+def last_four(x):
+    """The last four samples at every step, zeros before the first: (N, T) to (N, T, 4)."""
+    return np.lib.stride_tricks.sliding_window_view(np.pad(x, ((0, 0), (3, 0))), 4, axis=1)
 
 
 def voltage_and_change(x):
-    """V and ΔV at every sample that has LAGS samples up to it: (N, T) to (N, T - LAGS + 1, 2)."""
-    return np.stack([x, np.diff(x, axis=1, prepend=0)], axis=-1)[:, LAGS - 1 :]
+    """V and its last change ΔV at every step: (N, T) to (N, T, 2)."""
+    return np.stack([x, np.diff(x, axis=1, prepend=0)], axis=-1)
+
+
+def polynomial(degree):
+    return make_pipeline(PolynomialFeatures(degree), LinearRegression())
 
 
 def fit_baselines(dataset):
     """Fit by least squares what a network has to beat: name -> (features of x (N, T), a regression on them)."""
     x, y = (data.double().squeeze(-1).numpy() for data in (dataset.data_x, dataset.data_y))
     baselines = {
-        "autoregression": (lagged, LinearRegression()),
-        "polynomial": (voltage_and_change, make_pipeline(PolynomialFeatures(3), LinearRegression())),
+        "autoregression": (last_four, LinearRegression()),
+        "cubic": (voltage_and_change, polynomial(3)),
+        "quintic": (voltage_and_change, polynomial(5)),
     }
     for features, regression in baselines.values():
-        regression.fit(np.concatenate(features(x)), y[:, LAGS - 1 :].ravel())
+        regression.fit(np.concatenate(features(x)[:, SKIP:]), y[:, SKIP:].ravel())
     return baselines
 
 
-def evaluate_model(model, baselines, dataset):
-    """Mean squared error of the next voltage, for the GRU and for each predictor it is measured against.
+def fit_untrained(model, dataset, widths):
+    """Build networks like `model` of other widths and fit nothing but their readouts: what did training buy?"""
+    networks = {}
+    for num_hiddens in widths:
+        networks[f"untrained_{num_hiddens}"] = GRU(1, num_hiddens, 1, residual=True).to(model.device)
+        networks[f"untrained_{num_hiddens}"].fit_readout(dataset.data_x, dataset.data_y, SKIP)
+    return networks
 
-    Each is scored wherever it has the samples it needs: the GRU and copying from the first one on, which is the
-    hardest, the others from the fourth.
+
+def evaluate_model(networks, baselines, dataset):
+    """Mean squared error of the next voltage for networks and baselines, all scored on the very same samples.
+
+    "..._mse" is over all of them; "..._first_period_mse" and "..._later_mse" tell the way to the limit cycle from the
+    cycle itself; "..._from_tenth_mse" leaves out more of the beginning.
     """
     x, y = (data.double().squeeze(-1).numpy() for data in (dataset.data_x, dataset.data_y))
-    predictions = {"test": model.predict(dataset.data_x).squeeze(-1).double().numpy(), "persistence": x}
+    predictions = {name: network.predict(dataset.data_x).squeeze(-1).double() for name, network in networks.items()}
+    predictions |= {"persistence": x}
     for name, (features, regression) in baselines.items():
-        predictions[name] = regression.predict(np.concatenate(features(x))).reshape(len(x), -1)
-    return {f"{name}_mse": float(np.mean((p - y[:, -p.shape[1] :]) ** 2)) for name, p in predictions.items()}
+        predictions[name] = regression.predict(np.concatenate(features(x))).reshape(x.shape)
+    one = round(period() / dataset.dt)
+    parts = {"": slice(SKIP, None), "_first_period": slice(SKIP, one), "_later": slice(one, None)}
+    parts |= {"_from_tenth": slice(9, None)}
+    errors = {name: np.square(y - np.asarray(prediction)) for name, prediction in predictions.items()}
+    return {
+        f"{name}{part}_mse": float(error[:, samples].mean())
+        for name, error in errors.items()
+        for part, samples in parts.items()
+        if error[:, samples].size
+    }
+
+
+# ---- pictures ----
 
 
 def plot_fit(figure, view):
-    """Plot the true trace of `view`; return update(history), which draws the last epoch's prediction over it."""
+    """Plot the true trace of `view`; return update(history), which draws the last epoch's free run, and its errors."""
     t = view.dt * np.arange(1, view.data_y.shape[1] + 1)
     true = view.data_y.flatten().numpy()
-    trace, error = figure.subplots(2, sharex=True, height_ratios=(3, 2))
-    trace.plot(t, true, color="0.6", linewidth=4, label="true")
-    (predicted,) = trace.plot([], [], "--", color="tab:red", label="predicted")
+    free, error = figure.subplots(2, sharex=True, height_ratios=(3, 2))
+    free.plot(t, true, color="0.6", linewidth=4, label="neuron")
+    (generated,) = free.plot([], [], color="tab:red", linewidth=1.5, label="GRU, running freely")
+    free.axvspan(0, t[min(FREE_FROM, len(t)) - 1], color="0.92")
+    free.text(t[min(FREE_FROM, len(t)) // 2], -2.9, "seen", ha="center", fontsize=11, color="0.3")
     (distance,) = error.semilogy([], [], color="tab:red", linewidth=1)
     copying = np.abs(np.diff(true)).mean()
-    error.axhline(copying, color="0.4", linestyle=":", linewidth=1)
-    error.text(t[-1], copying, "copying the last value, mean", ha="right", va="bottom", fontsize=11, color="0.4")
-    trace.set(ylabel="V", ylim=(-2.4, 2.4))
-    trace.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)  # beside the title, clear of the spikes
-    error.set(xlabel="time", ylabel="|error|", xlim=(0, t[-1]), ylim=(1e-6, 10), yticks=[1e-6, 1e-4, 1e-2, 1])
+    error.axhline(copying, color="0.3", linestyle=":", linewidth=1)
+    box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+    error.text(t[-1], copying, "copying the last value", ha="right", va="center", fontsize=11, color="0.3", bbox=box)
+    free.set(ylabel="V", ylim=(-3.2, 2.8))
+    free.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)  # beside the title, clear of the spikes
+    error.set(
+        xlabel="time", ylabel="|error|, next step", xlim=(0, t[-1]), ylim=(1e-6, 10), yticks=[1e-6, 1e-4, 1e-2, 1]
+    )
 
     def update(history):
-        predicted.set_data(t, history[-1]["trace"])
+        start = min(FREE_FROM, len(t)) - 1
+        generated.set_data(t[start:], np.clip(history[-1]["free_run"][start:], -5, 5))  # it may run away
         distance.set_data(t, np.abs(history[-1]["trace"] - true) + 1e-12)
-        trace.set_title(f"epoch {len(history)}   loss {history[-1]['loss']:.1e}", loc="left")
+        free.set_title(f"epoch {len(history)}   loss {history[-1]['loss']:.1e}", loc="left")
 
     return update
+
+
+def draw_neuron(figure, view):
+    """Draw the neuron before any network: V and W against time, and in their plane with nullclines and flow."""
+    I, a, b, eps = *view.parameters.values(), 1 / 50
+    t = np.arange(0, 320, 0.25)
+    V, W = (traces[:, 0] for traces in simulate(-0.5, 1.9, t, **view.parameters))
+    figure.set_size_inches(11, 4.6)
+    left, plane = figure.subplots(1, 2)
+    left.plot(t, V, color="black", label="V, membrane voltage")
+    left.plot(t, W, color="C1", linestyle="--", label="W, recovery variable")
+    left.set(xlabel="time", xlim=(0, t[-1]), ylim=(-2.3, 3.0))
+    left.legend(loc="upper right", ncols=1, fontsize=11)
+
+    v, w = np.meshgrid(np.linspace(-2.5, 2.5, 17), np.linspace(-1, 2.2, 13))
+    dv, dw = v - v**3 / 3 - w + I, eps * (v + a - b * w)
+    plane.streamplot(v, w, dv, dw, color="0.8", linewidth=0.8, arrowsize=0.9, density=1.1)
+    line = np.linspace(-2.5, 2.5, 200)
+    plane.plot(line, line - line**3 / 3 + I, ":", color="C0", label="dV/dt = 0")
+    plane.plot(line, (line + a) / b, "-.", color="C2", label="dW/dt = 0")
+    plane.plot(V, W, color="black", linewidth=2.2, label="the trace on the left")
+    plane.plot(V[0], W[0], "o", color="black")
+    rest = np.roots([1 / 3, 0, 1 / b - 1, a / b - I])  # V where the two nullclines cross
+    rest = rest[np.isreal(rest)].real[0]
+    plane.plot(rest, (rest + a) / b, "o", markersize=9, markerfacecolor="white", color="C3", label="unstable point")
+    plane.set(xlabel="V", ylabel="W", xlim=(-2.5, 2.5), ylim=(-1, 3.0))
+    plane.legend(loc="upper center", ncols=2, fontsize=10)
 
 
 def draw_gradients(figure, before, after, window):
@@ -176,18 +248,23 @@ def draw_gradients(figure, before, after, window):
     axes.legend()
 
 
+# ---- the script ----
+
+
 def print_table(metrics, dt):
-    rows = {
+    labels = {
         "persistence": "copy the last value",
-        "autoregression": f"linear autoregression, {LAGS} lags",
-        "polynomial": "cubic polynomial in (V, ΔV)",
-        "test": "GRU",
+        "autoregression": "linear autoregression, 4 lags",
+        "cubic": "cubic polynomial in (V, ΔV)",
+        "quintic": "quintic polynomial in (V, ΔV)",
     }
-    print(f"\n{'test MSE of the next V':32}{f'dt = {dt:g}':>14}{'/ GRU':>9}{f'dt = {dt / 2:g}':>14}{'/ GRU':>9}")
-    for name, label in rows.items():
-        mse, half_dt = metrics[f"{name}_mse"], metrics[f"{name}_mse_half_dt"]
-        ratio, ratio_half_dt = mse / metrics["test_mse"], half_dt / metrics["test_mse_half_dt"]
-        print(f"{label:32}{mse:14.2e}{ratio:9.3g}{half_dt:14.2e}{ratio_half_dt:9.3g}")
+    untrained = [name.removesuffix("_mse") for name in metrics if re.fullmatch(r"untrained_\d+_mse", name)]
+    labels |= {name: f"untrained, {name.split('_')[1]} units, readout fitted" for name in untrained}
+    columns = {"": f"dt = {dt:g}", "_first_period": "first period", "_later": "later", "_half_dt": f"dt = {dt / 2:g}"}
+    print(f"\n{'test MSE of the next V':36}" + "".join(f"{title:>14}" for title in columns.values()))
+    for name, label in (labels | {"test": "GRU"}).items():
+        errors = [metrics.get(f"{name}{part}_mse") for part in columns]
+        print(f"{label:36}" + "".join(f"{'–' if error is None else f'{error:.2e}':>14}" for error in errors))
 
 
 def main(argv=None):
@@ -199,7 +276,9 @@ def main(argv=None):
     def dataset(offset, num, factor=1, rate=1):  # no two offsets or seeds share a trajectory
         num_samples, duration = factor * rate * args.num_samples, factor * args.duration
         with parser.blaming("--num_train, --num_test, --num_samples, --duration"):
-            return FitzhughNagumo(num, num_samples, duration=duration, seed=4 * args.seed + offset)
+            return FitzhughNagumo(
+                num, num_samples, duration=duration, seed=4 * args.seed + offset, anywhere=args.anywhere
+            )
 
     train_set, view, test_set = dataset(0, args.num_train), dataset(1, 1), dataset(2, args.num_test, factor=2)
     # the original tutorial's harder question: the same trajectories, sampled twice as finely as in training
@@ -211,10 +290,10 @@ def main(argv=None):
     path = args.out_dir / f"{STEM}.pth"
     history, interrupted = follow(training, args.num_epochs, model, path, window, task="regression", dt=train_set.dt)
 
-    baselines = fit_baselines(train_set)
-    metrics = evaluate_model(model, baselines, test_set)
-    for name, mse in evaluate_model(model, baselines, finer_test_set).items():
-        metrics[f"{name}_half_dt"] = mse
+    baselines, untrained = fit_baselines(train_set), fit_untrained(model, train_set, (args.n_hidden, 4 * args.n_hidden))
+    metrics = evaluate_model({"test": model} | untrained, baselines, test_set)
+    for name, mse in evaluate_model({"test": model}, baselines, finer_test_set).items():
+        metrics[name.replace("_mse", "_half_dt_mse")] = mse
     print_table(metrics, train_set.dt)
     gradients = gradient_through_time(model, test_set)
     back = min(args.window, len(gradients) - 1)
@@ -224,10 +303,10 @@ def main(argv=None):
     if args.train_visualization:
         epochs = np.unique(np.linspace(1, len(history), 50, dtype=int))
         frames = [history[:epoch] for epoch in epochs]
+        save_figure(args.out_dir / "neuron.png", draw_neuron, view)
         save_gif(args.out_dir / "fitzhugh_nagumo_regression.gif", frames, plot_fit, view, play=False)
-        save_figure(
-            args.out_dir / "gradient_through_time.png", draw_gradients, gradients_before, gradients, args.window
-        )
+        curves = (gradients_before, gradients, args.window)
+        save_figure(args.out_dir / "gradient_through_time.png", draw_gradients, *curves)
     metrics |= {"train_seconds": history[-1]["seconds"], "interrupted": interrupted}
     return finish(args.out_dir / f"{STEM}_metrics.json", metrics, args, start)
 

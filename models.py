@@ -109,9 +109,26 @@ class GRU(nn.Module):
         return torch.stack(states), torch.stack(readouts) if self.per_timestep_readout else Y
 
     @torch.no_grad()
-    def predict(self, x):
+    def predict(self, x, future=0):
         """Return the readouts (N, T, num_outputs) on the CPU, for sequences (N, T, num_inputs), as in a dataset."""
-        return self(x.transpose(0, 1).to(self.device))[1].transpose(0, 1).cpu()
+        return self(x.transpose(0, 1).to(self.device), future=future)[1].transpose(0, 1).cpu()
+
+    @torch.no_grad()
+    def fit_readout(self, x, y, skip, ridge=1e-8):
+        """Fit the readout alone, by least squares; all other weights stay as they are: an echo state network.
+
+        x, y: inputs and targets (N, T, ...), as in a dataset; the first `skip` steps of each sequence do not count.
+        ridge: a small number that keeps the equations solvable. They are summed up and solved in float64.
+        """
+        gram, moment = ridge * torch.eye(self.num_hiddens + 1, dtype=torch.float64), 0
+        for x_part, y_part in zip(x.transpose(0, 1).split(32, dim=1), y.transpose(0, 1).split(32, dim=1)):
+            states = self(x_part.to(self.fc.weight))[0][skip:].relu().double().flatten(0, 1)
+            features = nn.functional.pad(states, (0, 1), value=1.0)  # the last column is the bias's
+            target = (y_part - x_part if self.residual else y_part)[skip:].to(features).flatten(0, 1)
+            gram, moment = gram.to(features) + features.t() @ features, moment + features.t() @ target
+        solution = torch.linalg.solve(gram, moment).t()
+        self.fc.weight.copy_(solution[:, :-1])
+        self.fc.bias.copy_(solution[:, -1])
 
     @property
     def device(self):
