@@ -38,8 +38,8 @@ TASKS = {
         "num_test": 2000,
         "memory": 2,
         "loss_from": 0.0,
-        "batch_size": 128,
-        "num_epochs": 40,
+        "max_grad_norm": 0.02,
+        "num_epochs": 30,
     },
     "original": {
         "duration": 400.0,
@@ -50,7 +50,7 @@ TASKS = {
         "num_test": 512,
         "memory": 250,
         "loss_from": 0.5,
-        "batch_size": 64,
+        "max_grad_norm": 0.2,
         "num_epochs": 6,
     },
 }
@@ -67,7 +67,7 @@ flag("--test_factor", type=number(int, 1, 100), default=unset, help="how many ti
 flag("--num_test", type=number(int, 1, 100_000), default=unset, help="new traces of each class to test on")
 flag("--memory", type=number(float, 2, 1e9), default=unset, help="steps that untrained units remember: from 2 to this")
 flag("--loss_from", type=number(float, 0, 1), default=unset, help="share of a trace after which every step is scored")
-flag("--batch_size", type=number(int, 1, 100_000), default=unset, help="traces per gradient step")
+flag("--max_grad_norm", type=number(float, 1e-9, 1e9), default=unset, help="a longer gradient is clipped to this norm")
 flag("--num_epochs", type=number(int, 1, 100_000), default=unset, help="passes over the training set, redrawn for each")
 # data
 flag("--num_train", type=number(int, 1, 100_000), default=2048, help="neurons of each class to train on")
@@ -75,8 +75,8 @@ flag("--dt", type=number(float, 1e-3, 100), default=0.4, help="time between samp
 # model
 flag("--n_hidden", type=number(int, 1, 2048), default=32, help="hidden units")
 # training
+flag("--batch_size", type=number(int, 1, 100_000), default=64, help="traces per gradient step")
 flag("--init_lr", type=number(float, 1e-9, 1e9), default=2e-2, help="learning rate of Adam; decays to 0 as a cosine")
-flag("--max_grad_norm", type=number(float, 1e-9, 1e9), default=0.2, help="a longer gradient is clipped to this norm")
 flag("--seed", type=number(int, 0, 2**31 - 1), default=0, help="fixes the data, the first weights and the batches")
 flag("--device", type=device, default="auto", help="auto, cpu or cuda")
 # output

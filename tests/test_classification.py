@@ -145,21 +145,26 @@ class Constant:
         return np.zeros(len(features))
 
 
+CONSTANT = {"constant": (task.summary_features, Constant())}
+
+
 def test_accuracy_on_the_way_and_confusion_matrix():
     data = torch.tensor([-1.0, -1.0, -1.0, 1.0, 1.0, -1.0]).reshape(6, 1, 1).repeat(1, 8, 1)
     labels = torch.tensor([0, 0, 0, 1, 1, 1])  # the last one will be taken for A
-    metrics = task.evaluate_model(certain(data), Constant(), data, labels)
+    metrics = task.evaluate_model(certain(data), CONSTANT, data, labels)
     assert metrics["accuracy"] == pytest.approx(5 / 6)
     assert metrics["accuracy_at_quarter"] == pytest.approx(3 / 6)
     assert metrics["accuracy_at_half"] == pytest.approx(3 / 6)  # sample 4 of 8: one before it speaks
     assert metrics["accuracy_at_three_quarters"] == pytest.approx(5 / 6)
-    assert metrics["baseline_accuracy"] == pytest.approx(3 / 6)
+    assert metrics["constant_accuracy"] == pytest.approx(3 / 6)
     assert metrics["confusion_matrix"] == [[3, 0], [1, 2]]
+    assert metrics["confidence_at_quarter"] == pytest.approx(0.7)
+    assert metrics["confidence"] == pytest.approx((4 * 0.7 + 2 * 0.8) / 6)
 
 
 def test_a_single_class_still_gives_two_by_two(tmp_path):
     data, labels = torch.ones(4, 8, 1), torch.ones(4, dtype=torch.int64)
-    matrix = task.evaluate_model(certain(data), Constant(), data, labels)["confusion_matrix"]
+    matrix = task.evaluate_model(certain(data), CONSTANT, data, labels)["confusion_matrix"]
     assert matrix == [[0, 0], [0, 4]]
     plumbing.save_figure(tmp_path / "cfmat.png", task.draw_confusion, matrix)
     assert (tmp_path / "cfmat.png").stat().st_size > 1000
@@ -168,14 +173,14 @@ def test_a_single_class_still_gives_two_by_two(tmp_path):
 @pytest.mark.parametrize(
     ("data", "labels", "message"),
     [
-        (torch.zeros(0, 5, 1), torch.zeros(0), "data has 0 traces"),
+        (torch.zeros(0, 5, 1), torch.zeros(0), "0 traces"),
         (torch.zeros(2, 5, 1), torch.tensor([0, 2]), "labels from 0 to 2"),
-        (torch.zeros(2, 5, 1), torch.tensor([0]), "labels 1"),
+        (torch.zeros(2, 5, 1), torch.tensor([0]), "1 labels"),
     ],
 )
 def test_nothing_to_score_or_labels_out_of_range(data, labels, message):
     with pytest.raises(ValueError, match=message):
-        task.evaluate_model(torch.zeros(*data.shape[:2], 2), Constant(), data, labels)
+        task.evaluate_model(torch.zeros(*data.shape[:2], 2), {}, data, labels)
 
 
 def test_summary_features_of_a_known_trace():
@@ -193,6 +198,50 @@ def test_a_threshold_solves_the_original_task_but_not_the_hard_one():
         ((0.999, 1.0), *(FitzhughNagumoClassification(100, 500, 400.0, seed=seed) for seed in (0, 1))),
         ((0.5, 0.75), *(FitzhughNagumoClassification(200, 250, 100.0, seed=seed, **settings) for seed in (0, 1))),
     ):
-        baseline = task.fit_baseline(train)
-        accuracy = np.mean(baseline.predict(task.summary_features(test.data)) == test.labels.numpy())
+        features, baseline = task.fit_baselines(train)["features"]
+        accuracy = np.mean(baseline.predict(features(test.data)) == test.labels.numpy())
         assert expected[0] <= accuracy <= expected[1]
+
+
+def test_nearest_neighbours_see_as_much_as_they_were_trained_on():
+    train, test = (FitzhughNagumoClassification(30, n, 0.4 * n, noise_std=0.1, seed=n) for n in (50, 100))
+    features, neighbours = task.fit_baselines(train)["neighbours"]
+    assert features(test.data).shape == (60, 50)
+    assert set(neighbours.predict(features(test.data))) <= {0, 1}
+
+
+# ---- the ideal observer ----
+
+
+def test_ideal_observer_of_one_phase_per_class_by_hand():
+    rng = np.random.default_rng(0)
+    x, V, noise = rng.standard_normal((5, 7)), rng.standard_normal((2, 7)), 0.7
+    ratio = np.cumsum((x - V[0]) ** 2 - (x - V[1]) ** 2, axis=1) / (2 * noise**2)  # log P(x | B) - log P(x | A)
+    windows = torch.tensor(V, dtype=torch.float32).unsqueeze(-1)
+    belief = task.ideal_observer(torch.tensor(x, dtype=torch.float32).unsqueeze(-1), windows, noise, batch_size=2)
+    np.testing.assert_allclose(belief[..., 1], 1 / (1 + np.exp(-ratio)), atol=1e-5)
+
+
+def test_ideal_observer_against_brute_force():
+    data = FitzhughNagumoClassification(3, 40, 16.0, noise_std=0.2, random_phase=True, match_period=True, seed=1)
+    windows = task.clean_windows(data, num_phases=60)
+    x = data.data.double().numpy()
+    likelihood = np.exp(-((x[:, None] - windows.double().numpy()) ** 2) / (2 * 0.2**2)).cumprod(axis=2).sum(axis=3)
+    expected = (likelihood / likelihood.sum(axis=1, keepdims=True)).transpose(0, 2, 1)  # (N, T, classes)
+    np.testing.assert_allclose(task.ideal_observer(data.data, windows, 0.2), expected, atol=1e-4)
+
+
+def test_clean_windows_are_those_of_the_dataset():
+    data = FitzhughNagumoClassification(6, 60, 24.0, random_phase=True, match_period=True, seed=2)
+    windows = task.clean_windows(data, num_phases=1000)
+    for trace, label in zip(data.data[..., 0], data.labels):
+        distance = (windows[label] - trace[:, None]).abs().amax(0)  # of each phase
+        assert distance.min() < 0.1  # a thousandth of a period, in a jump
+
+
+def test_ideal_observer_is_as_sure_as_it_is_right():
+    data = FitzhughNagumoClassification(400, 120, 48.0, noise_std=0.3, random_phase=True, match_period=True, seed=3)
+    metrics = task.evaluate_beliefs(task.ideal_observer(data.data, task.clean_windows(data, 300), 0.3), data.labels)
+    for part in ("_at_quarter", "_at_half", "_at_three_quarters", ""):
+        accuracy, confidence = metrics[f"accuracy{part}"], metrics[f"confidence{part}"]
+        assert accuracy == pytest.approx(confidence, abs=4 * np.sqrt(accuracy * (1 - accuracy) / 800))

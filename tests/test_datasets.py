@@ -62,18 +62,31 @@ def test_regression_pairs_are_one_sample_apart():
     assert len(data) == 3
     x, y = data[1]
     torch.testing.assert_close(x[1:], y[:-1], rtol=0, atol=0)
-    V, W = reference(data.data_x[:, 0, 0].double().numpy(), np.zeros(3), np.arange(501) * 0.4)
-    np.testing.assert_allclose(data.data_y[:, :, 0].T, V[1:], atol=1e-5)
-    np.testing.assert_allclose(data.data_w[:, :, 0].T, W[:-1], atol=1e-5)
+    start = data.data_x[:, 0, 0].double().numpy(), data.data_w[:, 0, 0].double().numpy()
+    V, W = reference(*start, np.arange(501) * 0.4)
+    np.testing.assert_allclose(data.data_y[:, :, 0].T, V[1:], atol=2e-5)
+    np.testing.assert_allclose(data.data_w[:, :, 0].T, W[:-1], atol=2e-5)
 
 
-def test_start_is_uniform_with_no_recovery():
+def test_start_is_uniform_over_a_box_beyond_the_cycle():
     data = FitzhughNagumo(4000, 1, duration=0.1, seed=0)
+    for start, low, high in ((data.data_x[:, 0, 0], -3, 3), (data.data_w[:, 0, 0], -1.5, 2.5)):
+        assert low <= start.min() < low + 0.02
+        assert high - 0.02 < start.max() < high
+        counts = np.histogram(start, bins=10, range=(low, high))[0]
+        assert abs(counts - 400).max() < 4 * np.sqrt(400)  # four standard deviations
+    assert abs(np.corrcoef(data.data_x[:, 0, 0], data.data_w[:, 0, 0])[0, 1]) < 0.06
+
+
+def test_start_of_the_original():
+    data = FitzhughNagumo(4000, 1, duration=0.1, seed=0, anywhere=False)
     start = data.data_x[:, 0, 0]
     assert -1 <= start.min() < -0.99
     assert 0.99 < start.max() < 1
     assert abs(start.mean()) < 0.05
     assert (data.data_w[:, 0] == 0).all()
+    init = FitzhughNagumo(1, 10, seed=1, anywhere=False).get_init(5)
+    assert -1 <= init[0].item() < 1
 
 
 def test_equal_seeds_give_equal_data_and_the_global_state_is_left_alone():
@@ -91,7 +104,7 @@ def test_equal_seeds_give_equal_data_and_the_global_state_is_left_alone():
 
 
 def test_get_init_is_the_start_of_a_trajectory():
-    init = FitzhughNagumo(1, 1000, seed=2).get_init(60)
+    init = FitzhughNagumo(1, 1000, seed=2, anywhere=False).get_init(60)
     assert init.shape == (60, 1, 1)
     V, _ = reference([float(init[0])], [0.0], np.arange(60) * 0.4)
     np.testing.assert_allclose(init[:, :, 0], V, atol=1e-5)

@@ -53,6 +53,17 @@ def test_textbook_parameters():
     assert shapes["fc.weight"] == (2, 5)
 
 
+def test_first_weights_are_as_large_as_those_of_nn_gru():
+    torch.manual_seed(0)
+    model, rnn = GRU(3, 100, 1), nn.GRU(3, 100)
+    largest = rnn.weight_hh_l0.abs().max().item()
+    recurrent = [weight for name, weight in model.named_parameters() if not name.startswith("fc.")]
+    assert len(recurrent) == 9
+    for weight in recurrent:
+        assert weight.min().item() == pytest.approx(-largest, rel=0.1)
+        assert weight.max().item() == pytest.approx(largest, rel=0.1)
+
+
 @pytest.mark.parametrize("reset_after", [False, True])
 @pytest.mark.parametrize("residual", [False, True])
 def test_forward_and_single_step_equal_the_numpy_loop(residual, reset_after):
@@ -340,6 +351,22 @@ def test_what_cannot_be_converted_is_refused(rnn, fc, why):
 def test_textbook_form_cannot_become_nn_gru():
     with pytest.raises(ValueError, match="reset_after = False"):
         GRU(1, 4, 1).to_torch()
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_fit_readout_is_least_squares_and_leaves_the_rest_alone(residual):
+    model, inputs, _ = example(T=60, B=40, residual=residual)
+    x, y = inputs.transpose(0, 1), torch.randn(40, 60, 2).double()
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    model.fit_readout(x, y, skip=7, ridge=1e-10)
+    states = numpy_gru(model, inputs.numpy(), np.zeros((40, 7)))[0]
+    features = np.maximum(states[7:], 0).reshape(-1, 7)
+    features = np.column_stack([features, np.ones(len(features))])
+    target = (y - x if residual else y).transpose(0, 1)[7:].reshape(-1, 2).numpy()
+    expected = np.linalg.lstsq(features, target, rcond=None)[0]
+    np.testing.assert_allclose(model.fc.weight.detach(), expected[:-1].T, atol=1e-7)
+    np.testing.assert_allclose(model.fc.bias.detach(), expected[-1], atol=1e-7)
+    assert all(torch.equal(before[n], w) for n, w in model.state_dict().items() if not n.startswith("fc"))
 
 
 # ---- bad input ----

@@ -8,6 +8,7 @@ import pytest
 from test_scripts import TOP
 
 pytestmark = pytest.mark.slow
+SEEDS = pytest.mark.parametrize("seed", ["0", "1", "2"])
 
 
 def metrics_of(stem, *flags, out_dir):
@@ -19,41 +20,55 @@ def metrics_of(stem, *flags, out_dir):
     return metrics
 
 
-@pytest.mark.parametrize("seed", ["0", "1", "2"])
+@SEEDS
 def test_regression(seed, tmp_path):
     metrics = metrics_of("gru_regression_scratch", "--seed", seed, out_dir=tmp_path)
-    assert metrics["test_mse"] <= 2e-6
-    assert metrics["test_mse"] < metrics["polynomial_mse"] < metrics["autoregression_mse"] < metrics["persistence_mse"]
+    assert metrics["test_from_tenth_mse"] <= 3e-7
+    assert metrics["test_from_tenth_mse"] <= metrics["cubic_from_tenth_mse"] / 15
+    assert metrics["test_mse"] < metrics["untrained_128_mse"] < metrics["untrained_32_mse"]
     assert (tmp_path / "fitzhugh_nagumo_regression.gif").stat().st_size < 1_000_000
 
 
-@pytest.mark.parametrize("seed", ["0", "1", "2"])
+@SEEDS
 def test_hard_classification(seed, tmp_path):
     metrics = metrics_of("gru_classification_scratch", "--seed", seed, out_dir=tmp_path)
-    assert metrics["accuracy"] >= 0.97
-    assert metrics["baseline_accuracy"] < 0.75
+    assert metrics["ideal_accuracy"] - metrics["accuracy"] <= 0.010
+    for part in ("_at_quarter", "_at_half", "_at_three_quarters"):
+        assert metrics[f"ideal_accuracy{part}"] - metrics[f"accuracy{part}"] <= 0.03
+    assert metrics["features_accuracy"] < 0.75 < metrics["neighbours_accuracy"] < metrics["accuracy"]
     assert (tmp_path / "classification.gif").stat().st_size < 1_000_000
 
 
-@pytest.mark.parametrize("seed", ["0", "1", "2"])
+@SEEDS
 def test_original_classification(seed, tmp_path):
     metrics = metrics_of("gru_classification_scratch", "--task", "original", "--seed", seed, out_dir=tmp_path)
     assert metrics["accuracy"] == 1
-    assert metrics["baseline_accuracy"] >= 0.999
+    assert metrics["features_accuracy"] >= 0.999
 
 
-def test_shipped_generator(tmp_path):
-    metrics = metrics_of("gru_autoregression", out_dir=tmp_path)
-    assert metrics["period_error"] <= 5e-4
-    assert metrics["periods_in_phase"] >= 26
-    assert metrics["periods_in_phase_min"] >= 25
-    assert metrics["amplitude_error"] <= 5e-3
-    assert metrics["w_r2"] >= 0.99
+def good_generator(metrics, periods):
+    for prefix in ("", "original_"):
+        assert metrics[f"{prefix}period_error"] <= 1e-4
+        assert metrics[f"{prefix}periods_in_phase_min"] >= periods
+        assert metrics[f"{prefix}amplitude_error"] <= 5e-3
+    assert metrics["share_in_phase_noise_0.2"] >= 0.95
+
+
+@pytest.mark.parametrize(("duration", "periods"), [("3200", 26), ("12800", 104.5)])
+def test_shipped_generator(duration, periods, tmp_path):
+    good_generator(metrics_of("gru_autoregression", "--test_duration", duration, out_dir=tmp_path), periods)
     assert (tmp_path / "autoGRU.gif").stat().st_size < 1_000_000
 
 
-@pytest.mark.parametrize("seed", ["0", "1", "2"])
+@SEEDS
 def test_retrained_generator(seed, tmp_path):
-    metrics = metrics_of("gru_autoregression", "--retrain", "--seed", seed, out_dir=tmp_path)
-    assert metrics["period_error"] <= 2e-3
-    assert metrics["periods_in_phase_min"] >= 20
+    good_generator(metrics_of("gru_autoregression", "--retrain", "--seed", seed, out_dir=tmp_path), 26)
+
+
+@SEEDS
+def test_an_untrained_network_is_as_good_without_noise_and_lost_with_it(seed, tmp_path):
+    flags = ("--untrained", "--n_hidden", "500", "--no-train_visualization", "--seed", seed)
+    metrics = metrics_of("gru_autoregression", *flags, out_dir=tmp_path)
+    assert metrics["period_error"] <= 5e-4
+    assert metrics["periods_in_phase_min"] >= 26
+    assert metrics["share_in_phase_noise_0.2"] <= 0.7

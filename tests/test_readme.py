@@ -142,12 +142,28 @@ def test_edits_fit_the_code():
         assert "".join(f"{line[1:]}\n" for line in lines if line[:1] in (" ", "-")) in source, edit
 
 
-def test_python_blocks_run(capsys):
+def test_python_blocks_run(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where one of them writes its picture
     blocks = [block for kind, block in BLOCKS if kind == "python"]
     assert blocks
     for block in blocks:
         exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
         assert capsys.readouterr().out
+
+
+def test_the_first_exercise_and_its_answer(capsys):
+    """The file that a student writes: as it is given, with the answer's lines, and with a mistake."""
+    (skeleton,) = [block for kind, block in BLOCKS if kind == "python" and "R = ..." in block]
+    (answer,) = [block for kind, block in BLOCKS if kind == "py"]
+    blanks = re.search(r"    R = \.\.\.\n.*    H_new = \.\.\.\n", skeleton, re.S)[0]
+    lines = textwrap.indent(textwrap.dedent(answer), "    ")
+    for block, printed in (
+        (skeleton, "step 0: R is still to be written"),
+        (skeleton.replace(blanks, lines), "all four agree, and so do the gradients"),
+        (skeleton.replace(blanks, lines.replace("Z * H ", "Z * H.detach() ")), "the gradients differ: W_xz, W_hz"),
+    ):
+        exec(compile(block, "my_step.py", "exec"), {"__name__": "my_step"})
+        assert capsys.readouterr().out.startswith(printed)
 
 
 def stated(label):
@@ -164,7 +180,7 @@ def test_figures_of_the_shipped_network():
     test_set = FitzhughNagumo(args.num_test, num_samples, duration=num_samples * dt, seed=2)  # as the script makes it
     model = load_checkpoint(task.SHIPPED)
     generated, states = task.run_freely(model, test_set.data_x, args.warm_up)
-    metrics = task.evaluate_model(model, test_set, generated, args.warm_up)
+    metrics = task.judge(test_set, generated, args.warm_up)
     metrics["w_r2"] = task.fit_recovery(states, test_set.data_w, args.warm_up)[1]
     # name -> the README's row, and half a unit of its last digit
     rows = {

@@ -72,8 +72,8 @@ def test_regression_metrics(tmp_path):
     result = run_script(stem, "--no-train_visualization", tmp_path)
     metrics = json.loads((tmp_path / f"{stem}_metrics.json").read_text())
     names = {
-        f"{name}_mse{column}"
-        for name in ("test", "persistence", "autoregression", "polynomial")
+        f"{name}{column}_mse"
+        for name in ("test", "persistence", "autoregression", "cubic", "quintic")
         for column in ("", "_half_dt")
     }
     assert names <= set(metrics)
