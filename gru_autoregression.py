@@ -445,6 +445,8 @@ def check_flags(args):
         raise ValueError(f"--duration / --num_samples = {dt:g}: expected at most 20, several samples per spike")
     if args.untrained and args.retrain:
         raise ValueError("--untrained: expected no --retrain beside it")
+    if not args.anywhere and not args.untrained and not args.retrain:
+        raise ValueError("--no-anywhere: expected --retrain or --untrained beside it; without them, nothing is trained")
     if (args.untrained or args.retrain) and args.checkpoint != SHIPPED:
         raise ValueError("--checkpoint: expected neither --retrain nor --untrained beside it, which load nothing")
     for name in ("first_horizon", "horizon") if args.retrain else ():
@@ -453,7 +455,7 @@ def check_flags(args):
             raise ValueError(f"--warm_up + --{name} = {longest}: expected at most --num_samples = {args.num_samples}")
     used = {action.dest for action in train_flags._group_actions} if args.retrain else set()
     used |= {"n_hidden", "num_train"} if args.untrained else set()
-    for name in {action.dest for action in train_flags._group_actions} - used:
+    for name in [action.dest for action in train_flags._group_actions if action.dest not in used]:
         if getattr(args, name) != parser.get_default(name):
             raise ValueError(f"--{name}: expected --retrain beside it; without it, nothing is trained")
         delattr(args, name)
@@ -476,7 +478,8 @@ def get_model(args, dataset, dt):
     valid_set = dataset(1, 16, args.warm_up + round(1600 / dt))
     training = train_model(model, train_set, valid_set, args)  # nothing has run yet
     window = LiveWindow(plot_free_run, valid_set) if args.train_visualization else None
-    info = {"best_by": "free_running_mse", "task": "autoregression", "dt": dt}
+    # the learning rate falls to 0, so the last weights are the best; a squared error of spikes would choose by chance
+    info = {"best_by": None, "task": "autoregression", "dt": dt}
     history, interrupted = follow(training, args.num_epochs_one_step + args.num_epochs, model, path, window, **info)
     return model, {"train_seconds": history[-1]["seconds"] if history else 0.0, "interrupted": interrupted}
 

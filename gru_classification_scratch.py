@@ -149,7 +149,10 @@ def fit_baselines(dataset):
     """Fit what a network has to beat: name -> (what it looks at in traces (N, T, 1), a classifier of that)."""
     baselines = {
         "features": (summary_features, make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))),
-        "neighbours": (lambda data: data[:, : dataset.T, 0].numpy(), KNeighborsClassifier(15)),  # of the raw trace
+        "neighbours": (
+            lambda data: data[:, : dataset.T, 0].numpy(),
+            KNeighborsClassifier(min(15, len(dataset))),
+        ),  # of the raw trace
     }
     for features, classifier in baselines.values():
         classifier.fit(features(dataset.data), dataset.labels.numpy())
@@ -360,7 +363,7 @@ def main(argv=None):
     )
 
     probabilities, ideal = class_probabilities(model, test_set.data), None
-    if args.random_phase and args.noise_std > 0:  # else the start or a single sample could tell everything
+    if args.random_phase and args.match_period and args.noise_std >= 0.01:  # equally likely phases, and no exact match
         ideal = ideal_observer(test_set.data, clean_windows(test_set), args.noise_std)
     metrics = evaluate_model(probabilities, fit_baselines(train_set), test_set.data, test_set.labels, ideal)
     print_table(metrics, train_set.dt)

@@ -167,7 +167,7 @@ def evaluate_model(networks, baselines, dataset):
     for name, (features, regression) in baselines.items():
         predictions[name] = regression.predict(np.concatenate(features(x))).reshape(x.shape)
     one = round(period() / dataset.dt)
-    parts = {"": slice(SKIP, None), "_first_period": slice(SKIP, one), "_later": slice(one, None)}
+    parts = {"": slice(SKIP, None), "_first_period": slice(SKIP, one), "_later": slice(max(one, SKIP), None)}
     parts |= {"_from_tenth": slice(9, None)}
     errors = {name: np.square(y - np.asarray(prediction)) for name, prediction in predictions.items()}
     return {
@@ -197,9 +197,8 @@ def plot_fit(figure, view):
     error.text(t[-1], copying, "copying the last value", ha="right", va="center", fontsize=11, color="0.3", bbox=box)
     free.set(ylabel="V", ylim=(-3.2, 2.8))
     free.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)  # beside the title, clear of the spikes
-    error.set(
-        xlabel="time", ylabel="|error|, next step", xlim=(0, t[-1]), ylim=(1e-6, 10), yticks=[1e-6, 1e-4, 1e-2, 1]
-    )
+    error.set(xlabel="time", ylabel="next step:\n|error|", yticks=[1e-6, 1e-4, 1e-2, 1])
+    error.set(xlim=(0, t[-1]), ylim=(1e-6, 10))
 
     def update(history):
         start = min(FREE_FROM, len(t)) - 1
@@ -227,7 +226,7 @@ def draw_neuron(figure, view):
     plane.streamplot(v, w, dv, dw, color="0.8", linewidth=0.8, arrowsize=0.9, density=1.1)
     line = np.linspace(-2.5, 2.5, 200)
     plane.plot(line, line - line**3 / 3 + I, ":", color="C0", label="dV/dt = 0")
-    plane.plot(line, (line + a) / b, "-.", color="C2", label="dW/dt = 0")
+    plane.plot(b * line[line < 2.2] - a, line[line < 2.2], "-.", color="C2", label="dW/dt = 0")
     plane.plot(V, W, color="black", linewidth=2.2, label="the trace on the left")
     plane.plot(V[0], W[0], "o", color="black")
     rest = np.roots([1 / 3, 0, 1 / b - 1, a / b - I])  # V where the two nullclines cross

@@ -120,6 +120,8 @@ class GRU(nn.Module):
         x, y: inputs and targets (N, T, ...), as in a dataset; the first `skip` steps of each sequence do not count.
         ridge: a small number that keeps the equations solvable. They are summed up and solved in float64.
         """
+        if skip >= x.shape[1]:
+            raise ValueError(f"skip = {skip}: expected less than the {x.shape[1]} steps of a sequence")
         gram, moment = ridge * torch.eye(self.num_hiddens + 1, dtype=torch.float64), 0
         for x_part, y_part in zip(x.transpose(0, 1).split(32, dim=1), y.transpose(0, 1).split(32, dim=1)):
             states = self(x_part.to(self.fc.weight))[0][skip:].relu().double().flatten(0, 1)

@@ -245,3 +245,81 @@ def test_ideal_observer_is_as_sure_as_it_is_right():
     for part in ("_at_quarter", "_at_half", "_at_three_quarters", ""):
         accuracy, confidence = metrics[f"accuracy{part}"], metrics[f"confidence{part}"]
         assert accuracy == pytest.approx(confidence, abs=4 * np.sqrt(accuracy * (1 - accuracy) / 800))
+
+
+def long_way(parameters, begins, t):
+    """V at begin + t (T,) for each begin, every one simulated in one go from the neuron's start: (phases, T)."""
+    return np.array([simulate(0.0, 0.0, np.append(0.0, begin + t), **parameters)[0][1:, 0] for begin in begins])
+
+
+@pytest.mark.parametrize("match_period", [True, False])
+def test_ideal_observer_against_brute_force_from_the_simulator(match_period):
+    settings = {"noise_std": 0.3, "random_phase": True, "match_period": match_period}
+    data = FitzhughNagumoClassification(2, 30, 30.0, **settings, seed=8)
+    periods = [period(**parameters) for parameters in data.CLASSES.values()]
+    t, V = data.dt * np.arange(30), []
+    for parameters, own in zip(data.CLASSES.values(), periods):
+        pace = own / max(periods) if match_period else 1.0
+        V.append(long_way(parameters, own * (2 + np.arange(8) / 8), pace * t))
+    observed = task.ideal_observer(data.data, task.clean_windows(data, num_phases=8), 0.3, batch_size=3)
+    assert observed.shape == (4, 30, 2)
+    for x, belief in zip(data.data[..., 0].double().numpy(), observed):
+        log_likelihood = -((x - np.array(V)) ** 2).cumsum(axis=-1) / (2 * 0.3**2)  # (classes, phases, T)
+        joint = np.exp(log_likelihood - log_likelihood.max(axis=(0, 1)))
+        np.testing.assert_allclose(belief, (joint.sum(1) / joint.sum((0, 1))).T, atol=2e-4)
+
+
+def test_clean_windows_cover_the_windows_of_a_dataset_at_each_neurons_own_pace():
+    data = FitzhughNagumoClassification(6, 40, 40.0, random_phase=True, seed=9)  # periods that differ
+    windows = task.clean_windows(data, num_phases=1000)
+    assert windows.shape == (2, 40, 1000)
+    for trace, label in zip(data.data[..., 0], data.labels):
+        own, other = ((windows[k] - trace[:, None]).abs().mean(0).min() for k in (label, 1 - label))
+        assert own < 0.01
+        assert other > 5 * own  # and are no windows of the other class
+
+
+def test_more_phases_than_the_default_change_nothing_for_the_observer():
+    settings = {"noise_std": 0.2, "random_phase": True, "match_period": True}
+    data = FitzhughNagumoClassification(20, 250, 100.0, **settings, seed=10)
+    coarse, fine = (
+        task.ideal_observer(data.data, windows, 0.2)
+        for windows in (task.clean_windows(data), task.clean_windows(data, 3000))
+    )
+    assert (coarse - fine).abs().mean() < 0.005
+
+
+def test_beliefs_of_known_accuracy_and_confidence():
+    says_b = torch.tensor([[0.1, 0.6, 0.9, 0.8], [0.4, 0.3, 0.7, 1.0]])  # (N, T)
+    probabilities = torch.stack([1 - says_b, says_b], -1)
+    metrics = task.evaluate_beliefs(probabilities, torch.tensor([1, 0]), "some_")
+    assert metrics["some_accuracy_along_the_way"] == [0.5, 1.0, 0.5, 0.5]
+    assert metrics["some_confidence_along_the_way"] == pytest.approx([0.75, 0.65, 0.8, 0.9])
+    for part, k in (("_at_quarter", 0), ("_at_half", 1), ("_at_three_quarters", 2), ("", 3)):
+        assert metrics[f"some_accuracy{part}"] == metrics["some_accuracy_along_the_way"][k]
+        assert metrics[f"some_confidence{part}"] == metrics["some_confidence_along_the_way"][k]
+
+
+def test_nearest_neighbours_are_blind_to_what_comes_after_the_training_length():
+    train, test = (FitzhughNagumoClassification(30, n, 0.4 * n, noise_std=0.1, seed=n) for n in (50, 100))
+    features, neighbours = task.fit_baselines(train)["neighbours"]
+    before = neighbours.predict(features(test.data))
+    spoilt = test.data.clone()
+    spoilt[:, 50:] = 1e6
+    assert (neighbours.predict(features(spoilt)) == before).all()
+    spoilt[:, 49] = 1e6
+    assert (features(spoilt)[:, 49] == 1e6).all()
+
+
+def test_loss_is_asked_from_the_share_of_the_trace_that_each_task_names():
+    for name, first in (("hard", 0), ("original", 4)):
+        data = FitzhughNagumoClassification(4, 8, 8.0, seed=11)
+        torch.manual_seed(0)
+        model = GRU(1, 3, 2)
+        logits = model.forward_by_steps(data.data.transpose(0, 1))[1][first:]
+        picked = logits.log_softmax(-1)[:, torch.arange(8), data.labels]
+        args = plumbing.argparse.Namespace(loss_from=task.TASKS[name]["loss_from"], max_grad_norm=1.0)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        schedule = torch.optim.lr_scheduler.ConstantLR(optimizer)
+        loss, _ = task.train_epoch(model, [(data.data, data.labels)], optimizer, schedule, args)
+        assert loss == pytest.approx(-picked.mean().item(), rel=1e-5)

@@ -155,3 +155,24 @@ def test_one_time_gives_the_start_itself():
 def test_starts_of_different_lengths_are_named():
     with pytest.raises(ValueError, match="v0 has 3 values, w0 2"):
         simulate([0, 0, 0], [0, 0], [0, 1])
+
+
+@pytest.mark.parametrize(("anywhere", "limit"), [(True, 3), (False, 1)])
+def test_get_init_starts_where_the_dataset_does(anywhere, limit):
+    data = FitzhughNagumo(1, 10, seed=4, anywhere=anywhere)
+    starts = np.array([data.get_init(1).item() for _ in range(2000)])
+    assert -limit <= starts.min() < -0.99 * limit
+    assert 0.99 * limit < starts.max() < limit
+    counts = np.histogram(starts, bins=10, range=(-limit, limit))[0]
+    assert abs(counts - 200).max() < 4 * np.sqrt(200)
+
+
+@pytest.mark.parametrize("anywhere", [True, False])
+def test_equal_seeds_give_the_same_neurons_at_any_rate(anywhere):
+    one, same, finer = (FitzhughNagumo(5, T, duration=40.0, seed=6, anywhere=anywhere) for T in (100, 100, 200))
+    for name in ("data_x", "data_y", "data_w"):
+        assert torch.equal(getattr(one, name), getattr(same, name))
+    for name in ("data_x", "data_w"):  # the finer test set of task 1
+        torch.testing.assert_close(getattr(finer, name)[:, ::2], getattr(one, name), rtol=0, atol=1e-5)
+    other = FitzhughNagumo(5, 100, duration=40.0, seed=6, anywhere=not anywhere)
+    assert not torch.equal(one.data_x, other.data_x)

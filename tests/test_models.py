@@ -369,6 +369,26 @@ def test_fit_readout_is_least_squares_and_leaves_the_rest_alone(residual):
     assert all(torch.equal(before[n], w) for n, w in model.state_dict().items() if not n.startswith("fc"))
 
 
+@pytest.mark.parametrize("residual", [False, True])
+def test_fit_readout_in_float32_never_sees_the_skipped_targets(residual):
+    torch.manual_seed(2)
+    model, x, y = GRU(1, 6, 1, residual=residual), torch.randn(70, 30, 1), torch.randn(70, 30, 1)  # three parts
+    fitted = []
+    for spoil in (False, True):
+        if spoil:
+            y[:, :5] = torch.nan
+        model.fit_readout(x, y, skip=5)
+        fitted.append(model.fc.weight.detach().clone())
+    assert torch.equal(*fitted)
+    states = model(x.transpose(0, 1))[0][5:].detach().relu().double().reshape(-1, 6).numpy()
+    target = (y - x if residual else y)[:, 5:].transpose(0, 1).reshape(-1).double().numpy()
+    expected = np.linalg.lstsq(np.column_stack([states, np.ones(len(states))]), target, rcond=None)[0]
+    np.testing.assert_allclose(fitted[0][0], expected[:-1], rtol=1e-4, atol=1e-5)
+    y[:, 5] += 1.0
+    model.fit_readout(x, y, skip=5)
+    assert not torch.equal(model.fc.weight, fitted[0])
+
+
 # ---- bad input ----
 
 

@@ -46,9 +46,9 @@ def test_original_classification(seed, tmp_path):
     assert metrics["features_accuracy"] >= 0.999
 
 
-def good_generator(metrics, periods):
+def good_generator(metrics, periods, period_error):
     for prefix in ("", "original_"):
-        assert metrics[f"{prefix}period_error"] <= 1e-4
+        assert metrics[f"{prefix}period_error"] <= period_error
         assert metrics[f"{prefix}periods_in_phase_min"] >= periods
         assert metrics[f"{prefix}amplitude_error"] <= 5e-3
     assert metrics["share_in_phase_noise_0.2"] >= 0.95
@@ -56,13 +56,13 @@ def good_generator(metrics, periods):
 
 @pytest.mark.parametrize(("duration", "periods"), [("3200", 26), ("12800", 104.5)])
 def test_shipped_generator(duration, periods, tmp_path):
-    good_generator(metrics_of("gru_autoregression", "--test_duration", duration, out_dir=tmp_path), periods)
+    good_generator(metrics_of("gru_autoregression", "--test_duration", duration, out_dir=tmp_path), periods, 1e-4)
     assert (tmp_path / "autoGRU.gif").stat().st_size < 1_000_000
 
 
 @SEEDS
 def test_retrained_generator(seed, tmp_path):
-    good_generator(metrics_of("gru_autoregression", "--retrain", "--seed", seed, out_dir=tmp_path), 26)
+    good_generator(metrics_of("gru_autoregression", "--retrain", "--seed", seed, out_dir=tmp_path), 26, 2.5e-4)
 
 
 @SEEDS

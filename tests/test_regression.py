@@ -105,3 +105,112 @@ def test_gradient_through_time_against_autograd_over_single_steps():
         squares.append([state.grad.square().sum().item() for state in states[first:]])
     expected = np.sqrt(np.mean(squares, axis=0))[::-1]
     np.testing.assert_allclose(sizes, expected / expected[0], rtol=1e-3)
+
+
+class Constant:
+    """Stands in for a network and for a fitted regression: both say 0.25 everywhere, or what else they are told."""
+
+    def __init__(self, value=0.25):
+        self.value = value
+
+    def predict(self, x):
+        return torch.full_like(x, self.value) if torch.is_tensor(x) else np.full(len(x), self.value)
+
+
+def test_first_period_and_later_add_up_to_all():
+    data = FitzhughNagumo(3, 500, duration=200.0, seed=5)
+    metrics = task.evaluate_model({"test": Constant()}, {"same": (task.last_four, Constant())}, data)
+    one = round(period() / data.dt)
+    for name in ("test", "same", "persistence"):
+        parts = (one - task.SKIP) * metrics[f"{name}_first_period_mse"] + (500 - one) * metrics[f"{name}_later_mse"]
+        assert parts / (500 - task.SKIP) == pytest.approx(metrics[f"{name}_mse"], rel=1e-12)
+    for name in [name for name in metrics if name.startswith("test")]:
+        assert metrics[name] == pytest.approx(metrics[name.replace("test", "same")], rel=1e-12)
+
+
+def test_the_first_samples_do_not_count_in_any_score():
+    data = FitzhughNagumo(3, 400, duration=160.0, seed=6)
+    networks, baselines = {"test": Constant()}, {"same": (task.voltage_and_change, Constant())}
+    before = task.evaluate_model(networks, baselines, data)
+    data.data_y[:, : task.SKIP] = torch.nan
+    assert task.evaluate_model(networks, baselines, data) == before
+    data.data_y[:, task.SKIP] += 1.0
+    after = task.evaluate_model(networks, baselines, data)
+    assert {name for name in before if before[name] == after[name]} == {
+        f"{name}_{part}_mse" for name in ("test", "same", "persistence") for part in ("later", "from_tenth")
+    }
+
+
+def test_later_leaves_out_the_first_samples_at_a_large_dt_too():
+    data = FitzhughNagumo(3, 20, duration=20 * 200.0, seed=0)
+    before = task.evaluate_model({}, {}, data)
+    data.data_y[:, : task.SKIP] = torch.nan
+    assert task.evaluate_model({}, {}, data) == before
+
+
+def gradient_of_one_epoch(model, data, window):
+    """The loss of an epoch of one batch, and the gradients of all its windows' steps."""
+    gradients = []
+
+    class Recorder(torch.optim.SGD):
+        def step(self):
+            gradients.append(torch.cat([weight.grad.flatten() for weight in model.parameters()]))
+
+    optimizer = Recorder(model.parameters(), lr=0.0)
+    args = SimpleNamespace(window=window, max_grad_norm=1e9)
+    schedule = SimpleNamespace(step=lambda: None)
+    return task.train_epoch(model, DataLoader(data, len(data)), optimizer, schedule, args), gradients
+
+
+def test_gradients_are_bit_equal_whatever_the_first_targets_and_those_of_windows_by_autograd():
+    torch.manual_seed(0)
+    model, data = GRU(1, 5, 1, residual=True), FitzhughNagumo(4, 25, duration=10.0, seed=7)
+    loss, gradients = gradient_of_one_epoch(model, data, window=10)
+    x, y, H, losses = data.data_x.transpose(0, 1), data.data_y.transpose(0, 1), None, []
+    for (start, stop), got in zip(((0, 10), (10, 20), (20, 25)), gradients, strict=True):
+        states, predictions = model.forward_by_steps(x[start:stop], H)
+        counted = slice(4, None) if start == 0 else slice(None)  # of the very first window only
+        losses.append((predictions - y[start:stop])[counted].square().mean())
+        expected = torch.autograd.grad(losses[-1], list(model.parameters()))
+        torch.testing.assert_close(got, torch.cat([gradient.flatten() for gradient in expected]), rtol=1e-3, atol=1e-6)
+        H = states[-1].detach()
+    assert loss == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
+    data.data_y[:, : task.SKIP] = torch.nan
+    spoilt_loss, spoilt = gradient_of_one_epoch(model, data, window=10)
+    assert spoilt_loss == loss
+    assert all(torch.equal(one, other) for one, other in zip(gradients, spoilt, strict=True))
+
+
+@pytest.mark.parametrize(("name", "degree"), [("cubic", 3), ("quintic", 5)])
+def test_a_polynomial_finds_a_rule_of_its_own_degree_and_no_higher_one(name, degree):
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-1, 1, (6, 100))
+    change = np.diff(x, axis=1, prepend=0)
+
+    def fitted_to(y):
+        tensors = (torch.tensor(values, dtype=torch.float64).unsqueeze(-1) for values in (x, y))
+        features, regression = task.fit_baselines(SimpleNamespace(**dict(zip(("data_x", "data_y"), tensors))))[name]
+        return abs(regression.predict(np.concatenate(features(x))).reshape(y.shape) - y)[:, task.SKIP :].max()
+
+    assert fitted_to(0.3 - x + 0.5 * x * change ** (degree - 1)) < 1e-9  # a mixed term of the full degree
+    assert fitted_to(x ** (degree + 1)) > 1e-3
+
+
+def test_gradient_through_time_in_float64_to_the_last_digits():
+    torch.manual_seed(1)
+    N, T, num_steps = 4, 30, 12
+    data = SimpleNamespace(data_x=torch.randn(N, T, 1).double(), data_y=torch.randn(N, T, 1).double())
+    model = GRU(1, 5, 1, residual=True).double()
+    squares = torch.zeros(N, num_steps).double()
+    for k, first in enumerate((1, 6, 12, 18)):  # from 1 to T - num_steps, evenly
+        H, _ = model.forward_by_steps(data.data_x[k, :first, None])
+        states = [H[-1].detach().requires_grad_()]
+        for t in range(first, first + num_steps):
+            H, Y = model.single_step(data.data_x[k, t][None], states[-1])
+            states.append(H)
+        gradients = torch.autograd.grad((Y - data.data_y[k, first + num_steps - 1]).square().sum(), states[1:])
+        squares[k] = torch.stack([gradient.square().sum() for gradient in gradients]).flip(0)
+    expected = squares.mean(0).sqrt()
+    got = task.gradient_through_time(model, data, num_steps)
+    np.testing.assert_allclose(got, expected / expected[0], rtol=1e-10)
+    assert len(task.gradient_through_time(model, data, 200)) == T - 1  # cut to what there is
