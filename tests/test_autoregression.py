@@ -225,7 +225,7 @@ def test_a_hundred_thousand_steps_end_on_the_limit_cycle():
 
 def test_bare_state_dict_of_any_size_is_run(tmp_path):
     torch.save(GRU(1, 11, 1).state_dict(), tmp_path / "bare.pth")
-    model = task.load_model(tmp_path / "bare.pth", "cpu")
+    model = task.load_model(tmp_path / "bare.pth", "cpu", DT)
     assert model.num_hiddens == 11
 
 
@@ -241,7 +241,7 @@ def test_pictures_of_a_network_of_a_single_unit(tmp_path):
 def test_a_network_of_another_task_is_refused(tmp_path):
     save_checkpoint(tmp_path / "other.pth", GRU(1, 4, 2), task="classification")
     with pytest.raises(ValueError, match=r"other\.pth: classification, 1 inputs and 2 outputs: expected.*--retrain"):
-        task.load_model(tmp_path / "other.pth", "cpu")
+        task.load_model(tmp_path / "other.pth", "cpu", DT)
 
 
 def test_noise_is_fixed_by_the_seed_and_leaves_its_traces_alone():
@@ -301,13 +301,20 @@ def test_a_run_that_is_one_sample_late_is_so_by_a_sample():
     assert drift == pytest.approx(DT / 122.11, rel=1e-3)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a spike at the very border is on one side of it only: all others are then paired"
-)
-def test_a_run_that_is_one_sample_late_over_the_border_is_so_by_a_sample():
+@pytest.mark.parametrize("samples", [1, -1])
+def test_a_run_that_is_one_sample_off_over_the_border_is_so_by_a_sample(samples):
     after_a_spike = np.flatnonzero(task.crosses_upwards(spiking(num_samples=5000)))[2] + 1
-    drift = task.compare_spikes(*late(1, after_a_spike), DT)[2]
+    _, in_phase, drift = task.compare_spikes(*late(samples, after_a_spike + min(0, samples)), DT)
     assert drift == pytest.approx(DT / 122.11, rel=1e-3)
+    assert in_phase == pytest.approx(4096 * DT / 122.11, rel=1e-3)
+
+
+def test_a_first_spike_that_is_missing_is_no_matter_of_the_border():
+    true = spiking()[100:]
+    begins = np.flatnonzero(task.crosses_upwards(true))
+    without_the_first = np.where(np.arange(len(true)) < begins[0] + 80, -1.0, true)
+    assert begins[0] * DT > 0.05 * 122.11
+    assert task.compare_spikes(true, without_the_first, DT)[1] == pytest.approx(begins[0] * DT / 122.11, abs=0.01)
 
 
 def test_controls_give_the_known_answer_of_linear_functions():
