@@ -60,15 +60,36 @@ def simulate(v0, w0, t, I=0.5, a=0.7, b=0.8, eps=1 / 50):
     return V.T, W.T
 
 
-class FitzhughNagumo(Dataset):
-    """N voltage traces of T samples over `duration` time units, each paired with itself one sample later.
+class Traces(Dataset):
+    """Voltage traces, each paired with itself one sample later: what is to be predicted.
+
+    V: (T + 1, N), N traces sampled every dt; simulated, or windows of a recording, scaled to numbers of the order 1.
+
+    data_x: (N, T, 1) float32, all samples of V but the last
+    data_y: (N, T, 1) float32, V one sample later
+
+    Raises ValueError where V has another shape or is not finite.
+    """
+
+    def __init__(self, V, dt):
+        if np.ndim(V) != 2 or len(V) < 2 or not np.isfinite(V).all():
+            raise ValueError(f"V has shape {np.shape(V)}: expected (T + 1, N), of finite numbers, at least two in time")
+        self.data_x, self.data_y, self.dt = _traces(V[:-1]), _traces(V[1:]), dt
+
+    def __len__(self):
+        return len(self.data_x)
+
+    def __getitem__(self, index):
+        return self.data_x[index], self.data_y[index]
+
+
+class FitzhughNagumo(Traces):
+    """Traces of N neurons, of T samples over `duration` time units: `data_x` at the times 0, dt, ..., (T - 1) dt.
 
     Each neuron starts anywhere in the plane: V(0) uniform in [-3, 3), W(0) in [-1.5, 2.5), well beyond the limit cycle.
     anywhere=False: V(0) in [-1, 1) and W(0) = 0, as in the original tutorial; then nearly all traces follow one path.
-    Equal seeds give equal data.
+    dt is duration / T. Equal seeds give equal data.
 
-    data_x: (N, T, 1) float32, V at the times 0, dt, ..., (T - 1) dt; dt = duration / T
-    data_y: (N, T, 1) float32, V one sample later: what is to be predicted
     data_w: (N, T, 1) float32, the recovery variable at the times of data_x; never shown to the network
 
     Raises ValueError where a size is not a positive integer or a parameter is outside the range of `simulate`.
@@ -78,9 +99,9 @@ class FitzhughNagumo(Dataset):
         _check_sizes(N, T, duration)
         self.anywhere, self.rng = anywhere, _generator(seed)
         self.parameters = {"I": I, "a": a, "b": b}
-        self.dt = duration / T
-        V, W = self._trajectories(N, np.arange(T + 1) * self.dt)  # (T + 1, N)
-        self.data_x, self.data_y, self.data_w = _traces(V[:-1]), _traces(V[1:]), _traces(W[:-1])
+        V, W = self._trajectories(N, np.arange(T + 1) * (duration / T))  # (T + 1, N)
+        super().__init__(V, duration / T)
+        self.data_w = _traces(W[:-1])
 
     def _trajectories(self, N, t):
         if self.anywhere:
@@ -88,12 +109,6 @@ class FitzhughNagumo(Dataset):
         else:
             v0, w0 = self.rng.uniform(-1, 1, N), 0.0
         return simulate(v0, w0, t, **self.parameters)
-
-    def __len__(self):
-        return len(self.data_x)
-
-    def __getitem__(self, index):
-        return self.data_x[index], self.data_y[index]
 
     def get_init(self, n=50):
         """The first n samples of a new trajectory, as (n, 1, 1): time first and a batch of one, as the GRU takes it."""

@@ -54,12 +54,12 @@ train_flag("--num_epochs", type=number(int, 0, 100_000), default=60, help="stage
 train_flag("--updates_per_epoch", type=number(int, 1, 100_000), default=25, help="stage 2: gradient steps per epoch")
 train_flag("--horizon", type=number(int, 1, 100_000), default=400, help="stage 2: free steps at the end of training")
 train_flag("--first_horizon", type=number(int, 1, 100_000), default=100, help="stage 2: free steps at its beginning")
-train_flag("--next_step_weight", type=number(float, 0, 1e9), default=100.0, help="stage 2: weight of next-step loss")
+train_flag("--next_step_weight", type=number(float, 0, 1e9), default=30.0, help="stage 2: weight of next-step loss")
 train_flag("--input_noise", type=number(float, 0, 10), default=0.2, help="largest standard deviation on the inputs")
 train_flag("--batch_size", type=number(int, 1, 100_000), default=32, help="trajectories per gradient step")
 train_flag("--window", type=number(int, 1, 100_000), default=50, help="stage 1: steps the gradient flows back")
 train_flag("--init_lr", type=number(float, 1e-9, 1e9), default=1e-2, help="stage 1: learning rate of Adam, decays to 0")
-train_flag("--free_lr", type=number(float, 1e-9, 1e9), default=2e-4, help="stage 2: learning rate of Adam, decays to 0")
+train_flag("--free_lr", type=number(float, 1e-9, 1e9), default=5e-4, help="stage 2: learning rate of Adam, decays to 0")
 train_flag("--max_grad_norm", type=number(float, 1e-9, 1e9), default=0.1, help="gradients are clipped to this norm")
 # output
 flag("--train_visualization", action=argparse.BooleanOptionalAction, default=True, help="draw the pictures")
@@ -77,6 +77,8 @@ def train_model(model, dataset, valid_set, args):
     runs freely and the gradient goes back through that closed loop, so that what counts is where an error leads to.
     The horizon grows on the way, and the learning rate is small: one step that is a little too large shifts every
     spike to come. In both stages the inputs are noisy and the targets are not, so that the network learns to filter.
+
+    "score" marks what the best epoch is to be chosen by: the error of the period, once the horizon is full.
     """
     optimizer = Adam(model.parameters(), lr=args.init_lr)
     schedule = CosineAnnealingLR(optimizer, max(1, args.num_epochs_one_step))
@@ -92,7 +94,10 @@ def train_model(model, dataset, valid_set, args):
         horizon = round(args.first_horizon * (args.horizon / args.first_horizon) ** growth)
         loss = free_running_epoch(model, dataset, optimizer, horizon, args)
         schedule.step()
-        yield {"stage": "free running", "lr_flag": "--free_lr", "loss": loss} | validate(model, valid_set, args)
+        report = {"stage": "free running", "lr_flag": "--free_lr", "loss": loss} | validate(model, valid_set, args)
+        if growth == 1:
+            report["score"] = report["period_error"]
+        yield report
 
 
 def next_step_epoch(model, dataset, optimizer, args):
@@ -104,7 +109,7 @@ def next_step_epoch(model, dataset, optimizer, args):
         H = None
         for x_window, y_window in zip(x.split(args.window), y.split(args.window)):
             states, predictions = model(x_window, H)
-            losses.append(gradient_step(model, optimizer, mse_loss(predictions, y_window), args.max_grad_norm))
+            losses.append(gradient_step(model, optimizer, distance(predictions, y_window), args.max_grad_norm))
             H = states[-1].detach()  # the state is carried on into the next window, the gradient is not
     return torch.stack(losses).mean().item()
 
@@ -120,9 +125,9 @@ def free_running_epoch(model, dataset, optimizer, horizon, args):
         # each trajectory runs on from a moment of its own, with what the network remembers there
         start = torch.randint(args.warm_up, len(x) - horizon + 1, (args.batch_size,))
         _, generated = model(x[start, each][None], states[start - 1, each], future=horizon - 1)
-        loss = mse_loss(generated, y[start + torch.arange(horizon)[:, None], each])
+        loss = distance(generated, y[start + torch.arange(horizon)[:, None], each])
         # errors in time outweigh those in shape, such as an overshoot, by far; the next step is where shape is learnt
-        gradient_step(model, optimizer, loss + args.next_step_weight * mse_loss(next_steps, y), args.max_grad_norm)
+        gradient_step(model, optimizer, loss + args.next_step_weight * distance(next_steps, y), args.max_grad_norm)
         losses.append(loss.detach())
     return torch.stack(losses).mean().item()
 
@@ -138,6 +143,14 @@ def add_noise(x, largest):
     return x + level.to(x.device) * torch.randn_like(x)
 
 
+def distance(predicted, true):
+    """Root of the mean squared error of each trajectory of (T, B, 1), on average over trajectories.
+
+    The noisier a trace, the less can be known of it. Squared, its error would drown what the clean ones have to teach.
+    """
+    return ((predicted - true).square().mean((0, 2)) + 1e-10).sqrt().mean()  # the slope of √ is infinite at 0
+
+
 def gradient_step(model, optimizer, loss, max_grad_norm):
     optimizer.zero_grad()
     loss.backward()
@@ -147,11 +160,11 @@ def gradient_step(model, optimizer, loss, max_grad_norm):
 
 
 def validate(model, valid_set, args):
-    """How far a free run is from the truth, the error of the next step during the warm-up, and a trace to be seen."""
+    """How far off the period of a free run is, the next step's error during the warm-up, and a trace to be seen."""
     generated, _ = run_freely(model, valid_set.data_x, args.warm_up)
     next_steps = model.predict(valid_set.data_x[:, : args.warm_up])
     return {
-        "free_running_mse": mse_loss(generated, valid_set.data_x).item(),
+        "period_error": judge(valid_set, generated, args.warm_up)["period_error"],
         "view_loss": mse_loss(next_steps, valid_set.data_y[:, : args.warm_up]).item(),
         "trace": generated[0].flatten().numpy(),
     }
@@ -197,9 +210,11 @@ def compare_spikes(true, generated, dt):
 
     Returns the relative error of the period between those spikes that came, how many periods it takes until the spikes
     are off by 5 % of a period or missing (the whole run if they never are), and how far the last one is off, which is
-    1.0 where it is missing.
+    1.0 where it is missing. A true trace of less than two spikes has no period: all is wrong then.
     """
     true_times, times = upward_crossings(true, dt), upward_crossings(generated, dt)
+    if len(true_times) < 2:
+        return 1.0, 0.0, 1.0
     true_period = np.diff(true_times).mean()
     if len(times) and abs(times[0] - true_times[0]) > true_period / 2:
         # a spike at the very beginning of one trace may have come just before the beginning of the other
@@ -315,7 +330,7 @@ def plot_growing_trace(figure, true, generated, dt, warm_up):
     trace.axvspan(0, warm_up * dt, color="0.92")
     trace.text(0, -2.95, " seen", fontsize=11, color="0.3")
     trace.set(ylabel="V", xlim=(0, t[-1]), ylim=(-3.2, 2.6), xticklabels=[])
-    difference.set(xlabel="time", ylabel="GRU − neuron", xlim=(0, t[-1]), ylim=(-0.25, 0.25))
+    difference.set(xlabel="time", ylabel="GRU − neuron", xlim=(0, t[-1]), ylim=(-0.4, 0.4))
     plane.set(xlabel="V", ylabel="W", xlim=(-2.6, 2.6), ylim=(-0.9, 2.4), title="in the plane")
     plane.legend(loc="upper center", fontsize=10)
 
@@ -340,8 +355,9 @@ def draw_phase_portrait(figure, dataset, generated, states, recovery, warm_up):
     """
     true_V, true_W = (data[-1, warm_up:, 0].numpy() for data in (dataset.data_x, dataset.data_w))
     V, states = generated[-1, warm_up:, 0].numpy(), states[warm_up:, -1].numpy()
-    spikes = np.flatnonzero(crosses_upwards(true_V))
-    last = slice(spikes[-2], spikes[-1] + 2) if len(spikes) > 1 else slice(None)
+    # the last period, from shortly before a spike to shortly before the next: there all is slow, and the ends meet
+    begins = np.flatnonzero(crosses_upwards(true_V)) - round(0.2 * period() / dataset.dt)
+    last = slice(max(0, begins[-2]), max(0, begins[-1]) + 2) if len(begins) > 1 else slice(None)
 
     figure.set_size_inches(11, 4.5)
     left, right = figure.subplots(1, 2)
@@ -357,13 +373,18 @@ def draw_phase_portrait(figure, dataset, generated, states, recovery, warm_up):
         x, y = PCA(2).fit_transform(states).T
     phase = np.linspace(0, 1, len(x))
     pieces = np.stack([np.stack([x[:-1], y[:-1]], -1), np.stack([x[1:], y[1:]], -1)], 1)  # each to the next sample
+    right.plot(x, y, color="black", linewidth=6)  # an edge for the line's pale middle
     lines = right.add_collection(LineCollection(pieces, cmap="twilight_shifted", array=phase[:-1], linewidth=4))
     for k in range(0, len(x) - 1, max(1, len(x) // 12)):  # which way it goes
-        right.annotate("", (x[k + 1], y[k + 1]), (x[k], y[k]), arrowprops={"arrowstyle": "-|>", "color": "black"})
+        right.annotate(
+            "",
+            (x[k + 1], y[k + 1]),
+            (x[k], y[k]),
+            arrowprops={"arrowstyle": "-|>", "color": "black", "mutation_scale": 22},
+        )
     right.margins(0.08)
-    right.autoscale_view()
     right.set(xlabel="first principal component", ylabel="second", title="the same cycle in the hidden state")
-    figure.colorbar(lines, ax=right, label="phase: 0 and 1 are the upstroke")
+    figure.colorbar(lines, ax=right, label="phase")
 
 
 @torch.no_grad()
@@ -477,8 +498,7 @@ def make_model(args, dataset, dt):
     valid_set = dataset(1, 16, args.warm_up + round(1600 / dt))
     training = train_model(model, train_set, valid_set, args)  # nothing has run yet
     window = LiveWindow(plot_free_run, valid_set) if args.train_visualization else None
-    # the learning rate falls to 0, so the last weights are the best; a squared error of spikes would choose by chance
-    info = {"best_by": None, "task": "autoregression", "dt": dt}
+    info = {"best_by": "score", "task": "autoregression", "dt": dt}
     history, interrupted = follow(training, args.num_epochs_one_step + args.num_epochs, model, path, window, **info)
     return model, {"train_seconds": history[-1]["seconds"] if history else 0.0, "interrupted": interrupted}
 

@@ -155,20 +155,21 @@ def fit_untrained(model, dataset, widths):
     return networks
 
 
-def evaluate_model(networks, baselines, dataset):
+def evaluate_model(networks, baselines, dataset, cycle=None):
     """Mean squared error of the next voltage for networks and baselines, all scored on the very same samples.
 
-    "..._mse" is over all of them; "..._first_period_mse" and "..._later_mse" tell the way to the limit cycle from the
-    cycle itself; "..._from_tenth_mse" leaves out more of the beginning.
+    "..._mse" is over all of them, "..._from_tenth_mse" leaves out more of the beginning. Where `cycle`, a period in
+    time units, is given, "..._first_period_mse" and "..._later_mse" tell the way to the limit cycle from the cycle.
     """
     x, y = (data.double().squeeze(-1).numpy() for data in (dataset.data_x, dataset.data_y))
     predictions = {name: network.predict(dataset.data_x).squeeze(-1).double() for name, network in networks.items()}
     predictions |= {"persistence": x}
     for name, (features, regression) in baselines.items():
         predictions[name] = regression.predict(np.concatenate(features(x))).reshape(x.shape)
-    one = round(period() / dataset.dt)
-    parts = {"": slice(SKIP, None), "_first_period": slice(SKIP, one), "_later": slice(max(one, SKIP), None)}
-    parts |= {"_from_tenth": slice(9, None)}
+    parts = {"": slice(SKIP, None), "_from_tenth": slice(9, None)}
+    if cycle:
+        one = max(SKIP, round(cycle / dataset.dt))
+        parts |= {"_first_period": slice(SKIP, one), "_later": slice(one, None)}
     errors = {name: np.square(y - np.asarray(prediction)) for name, prediction in predictions.items()}
     return {
         f"{name}{part}_mse": float(error[:, samples].mean())
@@ -290,7 +291,7 @@ def main(argv=None):
     history, interrupted = follow(training, args.num_epochs, model, path, window, task="regression", dt=train_set.dt)
 
     baselines, untrained = fit_baselines(train_set), fit_untrained(model, train_set, (args.n_hidden, 4 * args.n_hidden))
-    metrics = evaluate_model({"test": model} | untrained, baselines, test_set)
+    metrics = evaluate_model({"test": model} | untrained, baselines, test_set, cycle=period())
     for name, mse in evaluate_model({"test": model}, baselines, finer_test_set).items():
         metrics[name.replace("_mse", "_half_dt_mse")] = mse
     print_table(metrics, train_set.dt)

@@ -189,8 +189,8 @@ def follow(training, num_epochs, model, path, window=None, best_by="loss", **inf
     training: a generator that yields a report (a dict) after every epoch. Its floats are shown: in a terminal as a bar,
         elsewhere as lines. "loss" must be among them; "lr_flag" names the flag to blame where it diverges, and "stage"
         the part of the training.
-    best_by: the entry whose smallest value marks the best epoch; None takes the last for the best. Its weights are kept
-        in memory and in a partial file.
+    best_by: the entry whose smallest value marks the best epoch; an epoch without it is only the best so far where no
+        other has it. The best weights are kept in memory and in a partial file.
     window: a LiveWindow, which is shown the reports so far. info: what the file says beside the weights.
 
     Returns the reports, each with its "seconds" since the start, and whether Ctrl-C ended the training early. Before
@@ -199,13 +199,15 @@ def follow(training, num_epochs, model, path, window=None, best_by="loss", **inf
     """
     partial = path.with_name(f"{path.stem}_partial.pth")
     print(f"while training runs, its best model is in {partial}", flush=True)
-    history, best, interrupted, start = [], model.state_dict(), False, time.perf_counter()
+    history, interrupted, start = [], False, time.perf_counter()
+    lowest, best = math.inf, model.state_dict()
     with tqdm(total=num_epochs, unit="epoch", file=sys.stdout, disable=None) as bar:
         try:
             for epoch, report in enumerate(training, 1):
                 check_report(report, epoch)
-                if not history or not best_by or report[best_by] < min(earlier[best_by] for earlier in history):
-                    best = copy.deepcopy(model.state_dict())
+                value = report.get(best_by, math.inf)
+                if value <= lowest:
+                    lowest, best = value, copy.deepcopy(model.state_dict())
                     save_checkpoint(partial, model, **info)
                 history.append(report | {"seconds": time.perf_counter() - start})
                 show(bar, report, epoch)

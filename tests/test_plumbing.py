@@ -38,10 +38,11 @@ def fake_training(model, reports, end=None):
         raise end
 
 
-@pytest.mark.parametrize(("best_by", "best"), [("loss", 2), ("other", 3), (None, 4)])
+@pytest.mark.parametrize(("best_by", "best"), [("loss", 2), ("other", 3), ("rare", 2), ("never", 4)])
 def test_follow_leaves_the_model_and_its_file_with_the_best_weights(best_by, best, tmp_path, capsys):
     model, path = GRU(1, 3, 1), tmp_path / "model.pth"
     reports = [{"loss": loss, "other": other} for loss, other in ((4.0, 9.0), (1.0, 8.0), (2.0, 5.0), (3.0, 6.0))]
+    reports[1]["rare"], reports[2]["rare"] = 1.0, 2.0
     history, interrupted = plumbing.follow(fake_training(model, reports), 4, model, path, best_by=best_by, dt=0.4)
     assert [report | {"seconds": 0} for report in history] == [report | {"seconds": 0} for report in reports]
     assert not interrupted

@@ -29,7 +29,7 @@ class Zero:
 def test_all_are_scored_on_the_very_same_samples():
     data = FitzhughNagumo(3, 700, duration=280.0, seed=0)
     baselines = {"zero": (task.voltage_and_change, Zero()), "lagged": (task.last_four, Zero())}
-    metrics = task.evaluate_model({"test": Predictor()}, baselines, data)
+    metrics = task.evaluate_model({"test": Predictor()}, baselines, data, cycle=period())
     y, one = data.data_y[..., 0].double().numpy(), round(period() / data.dt)
     parts = {
         "": slice(4, None),
@@ -119,7 +119,7 @@ class Constant:
 
 def test_first_period_and_later_add_up_to_all():
     data = FitzhughNagumo(3, 500, duration=200.0, seed=5)
-    metrics = task.evaluate_model({"test": Constant()}, {"same": (task.last_four, Constant())}, data)
+    metrics = task.evaluate_model({"test": Constant()}, {"same": (task.last_four, Constant())}, data, cycle=period())
     one = round(period() / data.dt)
     for name in ("test", "same", "persistence"):
         parts = (one - task.SKIP) * metrics[f"{name}_first_period_mse"] + (500 - one) * metrics[f"{name}_later_mse"]
@@ -131,11 +131,11 @@ def test_first_period_and_later_add_up_to_all():
 def test_the_first_samples_do_not_count_in_any_score():
     data = FitzhughNagumo(3, 400, duration=160.0, seed=6)
     networks, baselines = {"test": Constant()}, {"same": (task.voltage_and_change, Constant())}
-    before = task.evaluate_model(networks, baselines, data)
+    before = task.evaluate_model(networks, baselines, data, cycle=period())
     data.data_y[:, : task.SKIP] = torch.nan
-    assert task.evaluate_model(networks, baselines, data) == before
+    assert task.evaluate_model(networks, baselines, data, cycle=period()) == before
     data.data_y[:, task.SKIP] += 1.0
-    after = task.evaluate_model(networks, baselines, data)
+    after = task.evaluate_model(networks, baselines, data, cycle=period())
     assert {name for name in before if before[name] == after[name]} == {
         f"{name}_{part}_mse" for name in ("test", "same", "persistence") for part in ("later", "from_tenth")
     }
@@ -143,9 +143,9 @@ def test_the_first_samples_do_not_count_in_any_score():
 
 def test_later_leaves_out_the_first_samples_at_a_large_dt_too():
     data = FitzhughNagumo(3, 20, duration=20 * 200.0, seed=0)
-    before = task.evaluate_model({}, {}, data)
+    before = task.evaluate_model({}, {}, data, cycle=period())
     data.data_y[:, : task.SKIP] = torch.nan
-    assert task.evaluate_model({}, {}, data) == before
+    assert task.evaluate_model({}, {}, data, cycle=period()) == before
 
 
 def gradient_of_one_epoch(model, data, window):
