@@ -16,7 +16,7 @@ from numbers import Integral, Real
 import numpy as np
 import torch
 from scipy.integrate import solve_ivp
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, TensorDataset
 
 MAX_SAMPLES = 5 * 10**7  # per dataset: 0.4 GB for V in float64, and a few times that while it is made
 MAX_DURATION = 25_000  # time units: to simulate more takes longer than ten seconds
@@ -26,7 +26,7 @@ def simulate(v0, w0, t, I=0.5, a=0.7, b=0.8, eps=1 / 50):
     """Integrate N FitzHugh-Nagumo neurons at once, in float64, to within 1e-5 of the exact solution.
 
     v0, w0: (N,) or numbers, V and W at time t[0], each in [-100, 100].
-    t: (T,) strictly increasing times at which to sample, in the model's time units.
+    t: (T,) strictly increasing times at which to sample, in the model's time units, each in [-1e6, 1e6].
     I: input current in [-5, 5]; a in [-5, 5], b in [0, 10] and eps in [1e-9, 1] shape the recovery.
         With b < 0 the recovery variable can grow without bound, so it is refused.
 
@@ -51,7 +51,7 @@ def simulate(v0, w0, t, I=0.5, a=0.7, b=0.8, eps=1 / 50):
         return v0[None].copy(), w0[None].copy()
     # One stacked system: every step serves all N neurons. The solver keeps the root mean square of the errors within
     # its tolerance, so one neuron among many may err more than that, and samples between steps are interpolated:
-    # 1e-10 leaves three digits of room for both.
+    # 1e-10 leaves ample room for both.
     start, options = np.concatenate([v0, w0]), {"method": "DOP853", "rtol": 1e-10, "atol": 1e-10}
     solution = solve_ivp(derivative, (t[0], t[-1]), start, t_eval=t, **options)
     if not solution.success:
@@ -60,7 +60,7 @@ def simulate(v0, w0, t, I=0.5, a=0.7, b=0.8, eps=1 / 50):
     return V.T, W.T
 
 
-class Traces(Dataset):
+class Traces(TensorDataset):
     """Voltage traces, each paired with itself one sample later: what is to be predicted.
 
     V: (T + 1, N), N traces sampled every dt; simulated, or windows of a recording, scaled to numbers of the order 1.
@@ -75,12 +75,7 @@ class Traces(Dataset):
         if np.ndim(V) != 2 or len(V) < 2 or not np.isfinite(V).all():
             raise ValueError(f"V has shape {np.shape(V)}: expected (T + 1, N), of finite numbers, at least two in time")
         self.data_x, self.data_y, self.dt = _traces(V[:-1]), _traces(V[1:]), dt
-
-    def __len__(self):
-        return len(self.data_x)
-
-    def __getitem__(self, index):
-        return self.data_x[index], self.data_y[index]
+        super().__init__(self.data_x, self.data_y)  # what an index gives: one trace and its targets
 
 
 class FitzhughNagumo(Traces):
@@ -112,7 +107,7 @@ class FitzhughNagumo(Traces):
 
     def get_init(self, n=50):
         """The first n samples of a new trajectory, as (n, 1, 1): time first and a batch of one, as the GRU takes it."""
-        _check_sizes(1, n, self.dt, size_name="n")
+        _check_number("n", n, 1, MAX_SAMPLES, Integral)
         _check_number("n * dt", n * self.dt, 0, MAX_DURATION)
         V, _ = self._trajectories(1, np.arange(n) * self.dt)
         return _traces(V).transpose(0, 1)
@@ -124,7 +119,7 @@ class FitzhughNagumoClassification(Dataset):
     T samples over `duration` time units; dt = duration / T. Each trace starts from V(0) uniform in [-1, 1), W(0) = 0.
     noise_std: standard deviation of the observation noise that is added to V.
     random_phase: start anywhere on the limit cycle instead.
-    match_period: let every class live at the pace of the slowest, A: only the waveform tells them apart.
+    match_period: slow every class down to the longest period: only the waveform tells them apart then.
     Equal seeds give equal data.
 
     data: (2N, T, 1) float32, first all of class A, then all of class B
@@ -138,25 +133,21 @@ class FitzhughNagumoClassification(Dataset):
     def __init__(self, N, T, duration=400.0, noise_std=0.0, random_phase=False, match_period=False, seed=None):
         _check_sizes(N, T, duration)
         _check_number("noise_std", noise_std, 0, 100)
-        if {type(random_phase), type(match_period)} != {bool}:
+        if not (isinstance(random_phase, bool) and isinstance(match_period, bool)):
             raise ValueError(f"random_phase = {random_phase!r}, match_period = {match_period!r}: expected booleans")
-        self.T, self.dt, self.noise_std, self.match_period = T, duration / T, noise_std, match_period
-        self.rng = _generator(seed)
-        slowest = max(period(**parameters) for parameters in self.CLASSES.values())
+        self.T, self.dt, self.noise_std, self.rng = T, duration / T, noise_std, _generator(seed)
+        periods = [period(**parameters) for parameters in self.CLASSES.values()]
+        self.paces = [own / max(periods) if match_period else 1.0 for own in periods]
         # with a random phase: two periods to settle on the limit cycle, and one more to choose the window's start from
-        if random_phase:
-            _check_number("duration / T", self.dt, 1e-4, MAX_DURATION)
-        num_spare = math.ceil(slowest / self.dt) if random_phase else 0
+        num_spare = math.ceil(max(periods) / self.dt) if random_phase else 0
         _check_sizes(N, T + num_spare, duration, size_name="T and a spare period")
         t = np.arange(T + num_spare) * self.dt
         self.traces = []  # per class (T + num_spare, N), without noise
-        for parameters in self.CLASSES.values():
-            own_period = period(**parameters)
-            own_t = t * (own_period / slowest) if match_period else t
-            if random_phase:
-                own_t = np.concatenate([[0.0], own_t + 2 * own_period])
+        for parameters, own_period, pace in zip(self.CLASSES.values(), periods, self.paces):
+            own_t = np.append(0.0, 2 * own_period + pace * t) if random_phase else pace * t
             V, _ = simulate(self.rng.uniform(-1, 1, N), 0.0, own_t, **parameters)
-            self.traces.append(V[1:] if random_phase else V)
+            num_own = T + math.ceil(own_period / pace / self.dt)  # one period of its own: no phase is likelier
+            self.traces.append(V[-len(t) :][:num_own])
         self.labels = torch.arange(len(self.CLASSES)).repeat_interleave(N)
         self.redraw()
 
@@ -188,7 +179,7 @@ def period(I=0.5, a=0.7, b=0.8):
 
 
 def crosses_upwards(V):
-    """Mark the samples of traces (..., T) between which V crosses 0 upwards, where a spike begins: (..., T - 1)."""
+    """Mark where a spike begins, V crossing 0 upwards from one sample to the next: (..., T) to (..., T - 1)."""
     return (V[..., :-1] < 0) & (V[..., 1:] >= 0)
 
 
@@ -203,15 +194,15 @@ def _traces(V):
     return torch.tensor(V.T, dtype=torch.float32).unsqueeze(-1)
 
 
-def _check_number(name, value, low, high):
-    if not (isinstance(value, Real) and low <= value <= high):
-        raise ValueError(f"{name} = {value!r}: expected a number from {low} to {high}")
+def _check_number(name, value, low, high, kind=Real):
+    if not isinstance(value, kind) or isinstance(value, bool) or not low <= value <= high:
+        expected = "an integer" if kind is Integral else "a number"
+        raise ValueError(f"{name} = {value!r}: expected {expected} from {low} to {high}")
 
 
 def _check_sizes(N, T, duration, size_name="T"):
-    for name, value in (("N", N), (size_name, T)):
-        if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name} = {value!r}: expected a positive integer")
+    _check_number("N", N, 1, MAX_SAMPLES, Integral)
+    _check_number(size_name, T, 1, MAX_SAMPLES, Integral)
     if N * T > MAX_SAMPLES:
         raise ValueError(f"N = {N}, {size_name} = {T}: expected at most {MAX_SAMPLES:,} samples in all")
     _check_number("duration", duration, 1e-9, MAX_DURATION)
@@ -229,6 +220,6 @@ def _finite_array(name, values, limit):
 
 def _generator(seed):
     """A random generator of its own, so that the global random state is left alone."""
-    if seed is not None and not (isinstance(seed, Integral) and 0 <= seed < 2**63):
-        raise ValueError(f"seed = {seed!r}: expected None or an integer from 0 to 2**63 - 1")
+    if seed is not None:
+        _check_number("seed", seed, 0, 2**63 - 1, Integral)
     return np.random.default_rng(seed)

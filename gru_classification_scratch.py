@@ -1,7 +1,7 @@
 """Task 3: a GRU tells two neurons apart, from a noisy glimpse of the voltage of one of them.
 
     python gru_classification_scratch.py                   the hard task: less than a period, in noise
-    python gru_classification_scratch.py --task original   the easy one: long clean traces, solved by a threshold
+    python gru_classification_scratch.py --task original   the easy one: long clean traces
 
 You should see the GRU ahead of simple classifiers in the hard task, and nearly as good as an ideal observer; in the
 original one it is level with four summary features, and proves nothing.
@@ -149,10 +149,8 @@ def fit_baselines(dataset):
     """Fit what a network has to beat: name -> (what it looks at in traces (N, T, 1), a classifier of that)."""
     baselines = {
         "features": (summary_features, make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))),
-        "neighbours": (
-            lambda data: data[:, : dataset.T, 0].numpy(),
-            KNeighborsClassifier(min(15, len(dataset))),
-        ),  # of the raw trace
+        # of the raw trace, as far as the training traces go
+        "neighbours": (lambda data: data[:, : dataset.T, 0].numpy(), KNeighborsClassifier(min(15, len(dataset)))),
     }
     for features, classifier in baselines.values():
         classifier.fit(features(dataset.data), dataset.labels.numpy())
@@ -164,13 +162,11 @@ def fit_baselines(dataset):
 
 def clean_windows(dataset, num_phases=1000):
     """Every class's windows without noise, from each of num_phases phases of its limit cycle: (classes, T, phases)."""
-    slowest = max(period(**parameters) for parameters in dataset.CLASSES.values())
     windows = []
-    for parameters in dataset.CLASSES.values():
+    for parameters, pace in zip(dataset.CLASSES.values(), dataset.paces):
         own_period = period(**parameters)
         begins = own_period * (2 + np.arange(num_phases) / num_phases)  # after two periods to settle
         V, W = simulate(0.0, 0.0, np.append(0.0, begins), **parameters)
-        pace = own_period / slowest if dataset.match_period else 1.0
         windows.append(simulate(V[1:, 0], W[1:, 0], pace * dataset.dt * np.arange(dataset.T), **parameters)[0])
     return torch.tensor(np.stack(windows), dtype=torch.float32)
 
@@ -357,13 +353,11 @@ def main(argv=None):
     lengthen_memory(model, args.memory)
     training = train_model(model, train_set, dataset(2, 32), args)  # nothing has run yet
     window = LiveWindow(plot_history) if args.train_visualization else None
-    path = args.out_dir / f"{STEM}.pth"
-    history, interrupted = follow(
-        training, args.num_epochs, model, path, window, task="classification", dt=train_set.dt
-    )
+    path, info = args.out_dir / f"{STEM}.pth", {"task": "classification", "dt": train_set.dt}
+    history, interrupted = follow(training, args.num_epochs, model, path, window, **info)
 
     probabilities, ideal = class_probabilities(model, test_set.data), None
-    if args.random_phase and args.match_period and args.noise_std >= 0.01:  # equally likely phases, and no exact match
+    if args.random_phase and args.noise_std >= 0.01:  # all phases are equally likely, and no match is exact
         ideal = ideal_observer(test_set.data, clean_windows(test_set), args.noise_std)
     metrics = evaluate_model(probabilities, fit_baselines(train_set), test_set.data, test_set.labels, ideal)
     print_table(metrics, train_set.dt)

@@ -1,12 +1,11 @@
 """The gated recurrent unit (GRU) from scratch: one step, the loop over time, its gradient by hand, and its file.
 
-Read `GRU.single_step` first: four equations, four lines. Source: Cho et al. (2014), https://arxiv.org/abs/1406.1078
+Read `GRU.single_step` first: one line per equation. Source: Cho et al. (2014), https://arxiv.org/abs/1406.1078
 """
 
 import io
 import math
 import os
-import stat
 import uuid
 import zipfile
 from contextlib import contextmanager
@@ -32,7 +31,7 @@ class GRU(nn.Module):
         `to_torch` is its fast version. Weights of one form are wrong in the other.
 
     Tensors are time first, as in nn.GRU: inputs (T, B, num_inputs), states (T, B, num_hiddens).
-    The backward pass uses the states: an edit in place, by `states.detach().numpy()`, would be wrong and go unnoticed.
+    Do not change the returned states in place through NumPy: the backward pass reads them, and nothing would notice.
     """
 
     def __init__(
@@ -45,23 +44,20 @@ class GRU(nn.Module):
         self.info = {}  # what a checkpoint says beside the weights
 
         # uniform, as in nn.GRU: the size of the recurrent products does not depend on num_hiddens then
-        bound = 1 / math.sqrt(num_hiddens)
+        I, n, bound = num_inputs, num_hiddens, 1 / math.sqrt(num_hiddens)
 
         def weight(*shape):
             return nn.Parameter(torch.empty(*shape).uniform_(-bound, bound))
 
-        def gate():
-            return weight(num_inputs, num_hiddens), weight(num_hiddens, num_hiddens), weight(num_hiddens)
-
-        self.W_xz, self.W_hz, self.b_z = gate()  # update gate
-        self.W_xr, self.W_hr, self.b_r = gate()  # reset gate
-        self.W_xh, self.W_hh, self.b_h = gate()  # candidate
-        self.b_hh = weight(num_hiddens) if reset_after else None
-        self.fc = nn.Linear(num_hiddens, num_outputs)
+        self.W_xz, self.W_hz, self.b_z = weight(I, n), weight(n, n), weight(n)  # update gate
+        self.W_xr, self.W_hr, self.b_r = weight(I, n), weight(n, n), weight(n)  # reset gate
+        self.W_xh, self.W_hh, self.b_h = weight(I, n), weight(n, n), weight(n)  # candidate
+        self.b_hh = weight(n) if reset_after else None
+        self.fc = nn.Linear(n, num_outputs)
 
     def single_step(self, X, H):
         """Take the input (B, num_inputs) and the state (B, num_hiddens); return the next state and its readout."""
-        self._check("X", X, (None, self.num_inputs))
+        self._check("X", X, ("any", self.num_inputs))
         self._check("H", H, (len(X), self.num_hiddens))
         Z = torch.sigmoid(X @ self.W_xz + H @ self.W_hz + self.b_z)  # update gate: how much of the old state stays
         R = torch.sigmoid(X @ self.W_xr + H @ self.W_hr + self.b_r)  # reset gate: how much of it the candidate sees
@@ -85,7 +81,7 @@ class GRU(nn.Module):
 
         Returns the states (T + future, B, num_hiddens) and the readouts (T + future, B, num_outputs), or, with
         per_timestep_readout=False, the last readout alone, (B, num_outputs).
-        Raises ValueError where a shape, type or device does not fit, RuntimeError where more than a gradient is wanted.
+        Raises ValueError where a shape, type or device does not fit, RuntimeError for second derivatives or autocast.
         """
         if self.reset_after:
             return self.forward_by_steps(inputs, H, future)
@@ -118,16 +114,17 @@ class GRU(nn.Module):
         """Fit the readout alone, by least squares; all other weights stay as they are: an echo state network.
 
         x, y: inputs and targets (N, T, ...), as in a dataset; the first `skip` steps of each sequence do not count.
-        ridge: a small number that keeps the equations solvable. They are summed up and solved in float64.
+        ridge: a small number on the diagonal of the normal equations, which makes them solvable. All in float64.
         """
         if skip >= x.shape[1]:
             raise ValueError(f"skip = {skip}: expected less than the {x.shape[1]} steps of a sequence")
-        gram, moment = ridge * torch.eye(self.num_hiddens + 1, dtype=torch.float64), 0
+        gram, moment = ridge * torch.eye(self.num_hiddens + 1, dtype=torch.float64, device=self.device), 0
+        # 32 sequences at a time: the states of all of them would fill the memory
         for x_part, y_part in zip(x.transpose(0, 1).split(32, dim=1), y.transpose(0, 1).split(32, dim=1)):
             states = self(x_part.to(self.fc.weight))[0][skip:].relu().double().flatten(0, 1)
             features = nn.functional.pad(states, (0, 1), value=1.0)  # the last column is the bias's
             target = (y_part - x_part if self.residual else y_part)[skip:].to(features).flatten(0, 1)
-            gram, moment = gram.to(features) + features.t() @ features, moment + features.t() @ target
+            gram, moment = gram + features.t() @ features, moment + features.t() @ target
         solution = torch.linalg.solve(gram, moment).t()
         self.fc.weight.copy_(solution[:, :-1])
         self.fc.bias.copy_(solution[:, -1])
@@ -145,21 +142,18 @@ class GRU(nn.Module):
         """
         if not isinstance(rnn, nn.GRU):
             raise ValueError(f"rnn is a {type(rnn).__name__}: expected an nn.GRU")
-        if rnn.num_layers != 1 or rnn.bidirectional or rnn.batch_first:
-            raise ValueError(
-                f"rnn has num_layers = {rnn.num_layers}, bidirectional = {rnn.bidirectional}, batch_first = "
-                f"{rnn.batch_first}: expected a single layer that runs forward in time and takes tensors time first"
-            )
+        for name, expected in (("num_layers", 1), ("bidirectional", False), ("batch_first", False)):
+            if getattr(rnn, name) != expected:
+                raise ValueError(f"rnn has {name} = {getattr(rnn, name)}: expected {expected}")
         if fc is not None and (not isinstance(fc, nn.Linear) or fc.in_features != rnn.hidden_size or fc.bias is None):
             raise ValueError(f"fc = {fc!r}: expected an nn.Linear with bias from {rnn.hidden_size} hidden units")
         model = cls(rnn.input_size, rnn.hidden_size, 1 if fc is None else fc.out_features, reset_after=True, **kwargs)
         model.to(rnn.weight_ih_l0)  # its type and device
         b_x, b_h = (rnn.bias_ih_l0, rnn.bias_hh_l0) if rnn.bias else [torch.zeros_like(rnn.weight_ih_l0[:, 0])] * 2
         with torch.no_grad():  # nn.GRU stacks its gates in the order r, z, candidate, each transposed
-            for W, stacked in (("W_x", rnn.weight_ih_l0), ("W_h", rnn.weight_hh_l0)):
-                for gate, rows in zip("rzh", stacked.chunk(3)):
-                    getattr(model, W + gate).copy_(rows.t())
-            model.b_r[:], model.b_z[:], _ = (b_x + b_h).chunk(3)  # outside the candidate only the sum counts
+            model.W_xr[:], model.W_xz[:], model.W_xh[:] = (W.t() for W in rnn.weight_ih_l0.chunk(3))
+            model.W_hr[:], model.W_hz[:], model.W_hh[:] = (W.t() for W in rnn.weight_hh_l0.chunk(3))
+            model.b_r[:], model.b_z[:], _ = (b_x + b_h).chunk(3)  # in a gate only their sum counts
             model.b_h[:], model.b_hh[:] = b_x.chunk(3)[2], b_h.chunk(3)[2]
             if fc is not None:
                 model.fc.load_state_dict(fc.state_dict())
@@ -199,7 +193,7 @@ class GRU(nn.Module):
 
     def _check_call(self, inputs, H, future):
         """Check what `forward` is given; return the state to start from."""
-        self._check("inputs", inputs, (None, None, self.num_inputs))
+        self._check("inputs", inputs, ("any", "any", self.num_inputs))
         if H is None:
             H = inputs.new_zeros(inputs.shape[1], self.num_hiddens)
         self._check("H", H, (inputs.shape[1], self.num_hiddens))
@@ -210,12 +204,11 @@ class GRU(nn.Module):
         return H
 
     def _check(self, name, tensor, shape):
-        expected = tuple("any" if size is None else size for size in shape)
         if not isinstance(tensor, torch.Tensor):
-            raise ValueError(f"{name} is a {type(tensor).__name__}: expected a tensor of shape {expected}")
-        fits = tensor.dim() == len(shape) and all(size in (None, got) for size, got in zip(shape, tensor.shape))
+            raise ValueError(f"{name} is a {type(tensor).__name__}: expected a tensor of shape {shape}")
+        fits = tensor.dim() == len(shape) and all(size in ("any", got) for size, got in zip(shape, tensor.shape))
         if not fits or tensor.numel() == 0:
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}: expected {expected}, nothing empty")
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}: expected {shape}, nothing empty")
         weight = self.fc.weight
         if (tensor.dtype, tensor.device) != (weight.dtype, weight.device):
             raise ValueError(f"{name} is {tensor.dtype} on {tensor.device}: expected {weight.dtype} on {weight.device}")
@@ -227,7 +220,7 @@ class GRU(nn.Module):
 
 # ---- the recurrence over time, and its gradient by hand ----
 
-BLOCK = 2**16  # numbers of one gate in a block of time steps: few enough that the backward pass works in the cache
+BLOCK = 2**16  # about how many numbers one gate has in a block of time steps: all of a block then fits into the cache
 
 
 def blocks(num_steps, size):
@@ -241,10 +234,10 @@ def each_step(start, *tensors):
     return list(enumerate(zip(*(tensor.unbind() for tensor in tensors)), start))
 
 
-def refuse(unable, *tensors):
-    """Raise RuntimeError where the loop by hand would be silently wrong: `unable`, or with forward-mode tangents."""
-    if unable or any(unpack_dual(tensor).tangent is not None for tensor in tensors):
-        raise RuntimeError("GRU.forward has one derivative, by hand, without autocast: else use GRU.forward_by_steps")
+def refuse(is_wrong, *tensors):
+    """Raise RuntimeError where the loop by hand would be silently wrong: if told so, or for forward-mode tangents."""
+    if is_wrong or any(unpack_dual(tensor).tangent is not None for tensor in tensors):
+        raise RuntimeError("GRU.forward has a first derivative only, and no autocast: use GRU.forward_by_steps instead")
 
 
 class Recurrence(torch.autograd.Function):
@@ -285,7 +278,7 @@ class Recurrence(torch.autograd.Function):
         states, RH = H.new_empty(T + future + 1, B, n), torch.empty_like(H)
         states[0] = H
         for now in blocks(T + future, H.numel()):
-            # so far only the inputs' part of A_g and A, for all these steps in one product each
+            # the inputs' part of A_g and A, one product each for the whole block; the loop makes Z, R and H_tilde of it
             gates, candidates = X[now] @ W_xg, X[now] @ W_xh
             steps = each_step(now.start, gates, gates[..., :n], gates[..., n:], candidates, states[1:][now])
             with torch.inference_mode():  # the gradient is ours to compute: autograd need not look at each operation
@@ -314,18 +307,18 @@ class Recurrence(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dstates, dgenerated):
-        # gradients are enabled here where this pass is to be differentiated itself, by create_graph=True
+        # with create_graph=True somebody wants to differentiate this pass itself: only then gradients are enabled here
         refuse(torch.is_grad_enabled() or torch.is_autocast_enabled(dstates.device.type))
         W_xg, W_hg, W_xh, W_hh, W_y, *saved, X, states = ctx.saved_tensors
         T, (total, B, n) = ctx.T, dstates.shape
         dX = torch.cat([dgenerated.new_zeros(T, B, X.shape[2] - 1), dgenerated])  # (total, B, I)
         dW_xg, dW_hg, dW_xh, dW_hh = (torch.zeros_like(W) for W in (W_xg, W_hg, W_xh, W_hh))
-        # without the biases' rows: no gradient is wanted of the 1 at the end of each X
+        # without the biases' rows: nobody asks for the gradient of the 1 at the end of each X
         W_xgT, W_hgT, W_xhT, W_hhT = (W.t().contiguous() for W in (W_xg[:-1], W_hg, W_xh[:-1], W_hh))
         dH, dRH = dstates.new_zeros(B, n), dstates.new_empty(B, n)
         for now in reversed(blocks(total, B * n)):
             candidates, gates = saved.pop(), saved.pop()
-            # each factor turns into its gradient in its own place; dA_g is dA_z and dA_r, side by side
+            # the loop overwrites each factor with its gradient (F_z with dA_z); dA_g is dA_z and dA_r, side by side
             all_dA_g, all_dA = factors(states[now], gates, candidates)
             steps = each_step(now.start, dstates[now], *gates.split(n, -1), *all_dA_g.split(n, -1), all_dA, all_dA_g)
             for t, (dstate, Z, R, F_z, F_r, F, dA_g) in reversed(steps):
@@ -347,7 +340,7 @@ class Recurrence(torch.autograd.Function):
             dW_hg.addmm_(H.t(), dA_g)
             dW_xh.addmm_(x.t(), dA)
             dW_hh.addmm_(RH.t(), dA)
-            if ctx.needs_input_grad[0]:
+            if ctx.needs_input_grad[0]:  # of the inputs that were given; the loop has done those that were generated
                 known = dX[now.start : min(now.stop, T)].flatten(0, 1)
                 known.addmm_(dA_g[: len(known)], W_xgT).addmm_(dA[: len(known)], W_xhT)
         dW_y = db_y = None
@@ -358,9 +351,9 @@ class Recurrence(torch.autograd.Function):
 
 
 def factors(H, gates, H_tilde):
-    """Compute F_g = [F_z, F_r] and F for many steps at once: what the gradients that arrive are multiplied with.
+    """Compute F_g = [F_z, F_r] and F, by which the way back multiplies gradients, for many steps at once.
 
-    All of it is known before the way back begins. torch has σ' and tanh' as single operations.
+    In torch sigmoid_backward(d, Z) is d ∘ Z (1 - Z), and tanh_backward(d, H) is d ∘ (1 - H²).
     """
     (Z, R), F_g = gates.chunk(2, -1), torch.empty_like(gates)
     F_z, F_r = F_g.chunk(2, -1)
@@ -375,14 +368,14 @@ def factors(H, gates, H_tilde):
 
 @contextmanager
 def replacing(path):
-    """Give a new empty file beside `path`, renamed to `path` once the block has succeeded: no file is ever half."""
+    """Give a new empty file beside `path`, renamed to `path` when the block has succeeded: no file is half-written."""
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{path.suffix}")
     try:
         temporary.touch(exist_ok=False)
         yield temporary
         os.replace(temporary, path)
-    except OSError as error:  # say which file was to be written; a full disk does not
+    except OSError as error:  # name the file: the error of a full disk does not
         raise OSError(error.errno, error.strerror or str(error), str(path)) from None
     finally:
         temporary.unlink(missing_ok=True)
@@ -408,13 +401,13 @@ def save_checkpoint(path, model, **info):
 def load_checkpoint(path, device="cpu"):
     """Rebuild a GRU from a file of `save_checkpoint`, or from a bare state dict of the textbook's eleven tensors.
 
-    What was saved as `info` is found in `model.info`. A bare state dict does not tell the switches: it is taken as
-    residual=False, and as reset_after=True where it has b_hh.
+    What was saved as `info` is in `model.info`. A bare state dict does not say how the switches stood: the defaults are
+    assumed, and reset_after=True if it has b_hh.
     Nothing but tensors, numbers and strings is ever unpickled.
     Raises ValueError, naming the path and the cause, for a file that is missing, damaged or not a GRU's.
     """
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # of a pipe, one would wait for ever
+        if not Path(path).resolve(strict=True).is_file():  # to open a pipe would take for ever
             raise ValueError("not a regular file")
         with zipfile.ZipFile(path) as archive:  # torch itself does not notice a flipped byte
             if archive.testzip() is not None:

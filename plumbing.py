@@ -119,9 +119,7 @@ def finish(path, metrics, args, start):
     """Write the metrics, with the run's seconds and flags, as JSON; return them."""
     metrics |= {"seconds": time.perf_counter() - start, "flags": vars(args)}
     # JSON knows neither NaN nor infinity; what else it does not know, such as a path among the flags, becomes a string
-    known = {
-        name: None if value in (math.inf, -math.inf) or value != value else value for name, value in metrics.items()
-    }
+    known = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in metrics.items()}
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(known, indent=2, default=str, allow_nan=False) + "\n")
     print(f"wrote {path}")
@@ -226,10 +224,6 @@ def follow(training, num_epochs, model, path, window=None, best_by="loss", **inf
     return history, interrupted
 
 
-def floats(report):
-    return {name: value for name, value in report.items() if isinstance(value, float)}
-
-
 def check_report(report, epoch):
     """Raise FloatingPointError where training has diverged: a loss of NaN, or far beyond any that is merely bad.
 
@@ -244,7 +238,7 @@ def check_report(report, epoch):
 
 def show(bar, report, epoch):
     """Show a report in the bar, or, where the output goes to a file, as a line; no more than fifty in all."""
-    values = {name: f"{value:.3g}" for name, value in floats(report).items()}
+    values = {name: f"{value:.3g}" for name, value in report.items() if isinstance(value, float)}
     stage = report.get("stage", "training")
     bar.set_description(stage, refresh=False)
     bar.set_postfix(values, refresh=False)
@@ -302,7 +296,7 @@ def save_figure(path, draw, *data):
 
 
 def save_gif(path, frames, plot, *data, fps=8, play=True):
-    """Write what update(frame) of plot(figure, *data) shows, frame by frame, as a GIF for ever; play it in a window.
+    """Write what update(frame) of plot(figure, *data) shows, frame by frame, as an endless GIF; play it in a window.
 
     It rests on the last frame for a second.
     """

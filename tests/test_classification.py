@@ -2,6 +2,8 @@
 
 import plumbing
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -46,6 +48,14 @@ def test_noise_is_added_with_the_given_deviation():
     difference = noisy - clean
     assert difference.std().item() == pytest.approx(0.2, rel=0.03)
     assert abs(difference.mean().item()) < 0.01
+
+
+def test_with_a_random_phase_each_class_has_one_period_of_its_own_to_start_in():
+    data = FitzhughNagumoClassification(2, 50, 20.0, random_phase=True, seed=3)
+    for V, parameters in zip(data.traces, data.CLASSES.values()):
+        assert len(V) - 50 == math.ceil(period(**parameters) / 0.4)
+    data = FitzhughNagumoClassification(2, 50, 20.0, random_phase=True, match_period=True, seed=3)
+    assert {len(V) - 50 for V in data.traces} == {math.ceil(period(**data.CLASSES["A"]) / 0.4)}
 
 
 def test_random_phase_starts_anywhere_on_the_limit_cycle():
