@@ -92,6 +92,8 @@ class FitzhughNagumo(Traces):
 
     def __init__(self, N, T, I=0.5, a=0.7, b=0.8, duration=400.0, seed=None, anywhere=True):
         _check_sizes(N, T, duration)
+        if not isinstance(anywhere, bool):
+            raise ValueError(f"anywhere = {anywhere!r}: expected True or False")
         self.anywhere, self.rng = anywhere, _generator(seed)
         self.parameters = {"I": I, "a": a, "b": b}
         V, W = self._trajectories(N, np.arange(T + 1) * (duration / T))  # (T + 1, N)

@@ -3,6 +3,7 @@
 Read `GRU.single_step` first: one line per equation. Source: Cho et al. (2014), https://arxiv.org/abs/1406.1078
 """
 
+import errno
 import io
 import math
 import os
@@ -11,6 +12,7 @@ import zipfile
 from contextlib import contextmanager
 from numbers import Integral
 from pathlib import Path
+from types import NoneType
 
 import torch
 from torch import nn
@@ -88,7 +90,9 @@ class GRU(nn.Module):
         H = self._check_call(inputs, H, future)
         # where no gradient is asked for: the bare loop, which keeps no gates
         recurrence = Recurrence.apply if torch.is_grad_enabled() else Recurrence.run
-        states, generated = recurrence(inputs, H, *self._stacked_weights(), future, self.residual)
+        weights = self._stacked_weights()
+        refuse(torch.is_autocast_enabled(H.device.type), inputs, H, *weights)
+        states, generated = recurrence(inputs, H, *weights, future, self.residual)
         if not self.per_timestep_readout:
             return states, self.readout(states[-1], None)
         return states, self.readout(states, torch.cat([inputs, generated]) if future else inputs)
@@ -116,8 +120,9 @@ class GRU(nn.Module):
         x, y: inputs and targets (N, T, ...), as in a dataset; the first `skip` steps of each sequence do not count.
         ridge: a small number on the diagonal of the normal equations, which makes them solvable. All in float64.
         """
-        if skip >= x.shape[1]:
-            raise ValueError(f"skip = {skip}: expected less than the {x.shape[1]} steps of a sequence")
+        if x.shape[:2] != y.shape[:2] or not 0 <= skip < x.shape[1]:
+            shapes = f"x has shape {tuple(x.shape)}, y {tuple(y.shape)}, skip = {skip}"
+            raise ValueError(f"{shapes}: expected as many targets as inputs, and less to skip than the steps of one")
         gram, moment = ridge * torch.eye(self.num_hiddens + 1, dtype=torch.float64, device=self.device), 0
         # 32 sequences at a time: the states of all of them would fill the memory
         for x_part, y_part in zip(x.transpose(0, 1).split(32, dim=1), y.transpose(0, 1).split(32, dim=1)):
@@ -126,6 +131,8 @@ class GRU(nn.Module):
             target = (y_part - x_part if self.residual else y_part)[skip:].to(features).flatten(0, 1)
             gram, moment = gram + features.t() @ features, moment + features.t() @ target
         solution = torch.linalg.solve(gram, moment).t()
+        if not solution.isfinite().all():
+            raise ValueError("x and y: expected finite numbers")
         self.fc.weight.copy_(solution[:, :-1])
         self.fc.bias.copy_(solution[:, -1])
 
@@ -235,7 +242,8 @@ def each_step(start, *tensors):
 
 
 def refuse(is_wrong, *tensors):
-    """Raise RuntimeError where the loop by hand would be silently wrong: if told so, or for forward-mode tangents."""
+    """Raise RuntimeError where the loop by hand would be wrong in silence: if told so, in torch.func, with tangents."""
+    is_wrong = is_wrong or torch._C._functorch.peek_interpreter_stack() is not None  # within vmap, jvp, jacfwd, ...
     if is_wrong or any(unpack_dual(tensor).tangent is not None for tensor in tensors):
         raise RuntimeError("GRU.forward has a first derivative only, and no autocast: use GRU.forward_by_steps instead")
 
@@ -272,7 +280,6 @@ class Recurrence(torch.autograd.Function):
 
         saved: a list to which all that a backward pass needs is added.
         """
-        refuse(torch.is_autocast_enabled(H.device.type), inputs, H, W_xg, W_hg, W_xh, W_hh, W_y, b_y)
         (T, B, _), n = inputs.shape, H.shape[1]
         X = nn.functional.pad(inputs, (0, 1, 0, 0, 0, future), value=1.0)  # (T + future, B, I + 1)
         states, RH = H.new_empty(T + future + 1, B, n), torch.empty_like(H)
@@ -371,6 +378,8 @@ def replacing(path):
     """Give a new empty file beside `path`, renamed to `path` when the block has succeeded: no file is half-written."""
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{path.suffix}")
+    if path.exists() and not path.is_file():
+        raise FileExistsError(errno.EEXIST, "not a regular file", str(path))  # a device, say, would be replaced, too
     try:
         temporary.touch(exist_ok=False)
         yield temporary
@@ -388,9 +397,11 @@ def save_checkpoint(path, model, **info):
     what `load_checkpoint` would refuse.
     """
     buffer = io.BytesIO()
-    torch.save({"config": model.config(), "info": info, "state_dict": model.state_dict()}, buffer)
-    buffer.seek(0)
     try:
+        if type(model) is not GRU or type(model.fc) is not nn.Linear:  # a subclass may compute something else
+            raise ValueError
+        torch.save({"config": model.config(), "info": info, "state_dict": model.state_dict()}, buffer)
+        buffer.seek(0)
         _rebuild(torch.load(buffer, weights_only=True))
     except Exception:
         raise ValueError(f"checkpoint {path}: would not load again: not a plain GRU, finite, with plain info") from None
@@ -430,5 +441,9 @@ def _rebuild(content):
     model.load_state_dict(content["state_dict"], assign=True)  # of any type, float64 or bfloat16 too
     if not all(torch.isfinite(weight).all() for weight in model.parameters()):
         raise ValueError("has weights that are not finite")
+    if len({weight.dtype for weight in model.parameters()}) != 1 or not model.fc.bias.is_floating_point():
+        raise ValueError("has weights of several types, or not of real numbers")
     model.info = dict(content["info"])
+    if not all(isinstance(value, (str, int, float, NoneType)) for value in model.info.values()):
+        raise ValueError("has info that is neither a number nor a string")
     return model

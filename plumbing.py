@@ -35,7 +35,7 @@ from tqdm import tqdm
 from models import replacing, save_checkpoint
 
 STYLE = Path(__file__).with_name("tutorial.mplstyle")  # one look for every figure
-DIVERGED = 1e4  # a loss beyond this means that training has diverged, not that it is slow
+DIVERGED = 100  # a loss beyond this means that training has diverged, not that it is slow: targets are of the order 1
 
 
 # ---- flags ----
@@ -218,8 +218,9 @@ def follow(training, num_epochs, model, path, window=None, best_by="loss", **inf
     if window:
         window.close()
     model.load_state_dict(best)
-    save_checkpoint(path, model, **info)
-    partial.unlink(missing_ok=True)
+    with interrupts_wait():
+        save_checkpoint(path, model, **info)
+        partial.unlink(missing_ok=True)
     print(f"wrote {path}")
     return history, interrupted
 

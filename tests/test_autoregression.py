@@ -53,6 +53,22 @@ def test_a_generator_that_falls_silent_is_out_of_phase_from_there():
     assert task.spectrum_distance(true, silent) > 0.2
 
 
+@pytest.mark.parametrize(("left", "is_missing"), [(0.04, False), (0.3, True)])
+def test_a_missing_last_spike_counts_unless_it_may_have_come_just_after_the_end(left, is_missing):
+    V = spiking(num_samples=5000)
+    last = np.flatnonzero(task.crosses_upwards(V))[-2]
+    true = V[: last + round(left * 122.11 / DT)]  # so many periods are left after the last spike
+    silent = np.where(np.arange(len(true)) < last, true, -1.0)
+    _, in_phase, drift = task.compare_spikes(true, silent, DT)
+    assert drift == float(is_missing)
+    assert in_phase == pytest.approx((last if is_missing else len(true)) * DT / 122.11, abs=0.02)
+
+
+def test_no_judgement_without_a_true_period_and_none_for_nonsense():
+    assert task.compare_spikes(np.full(4096, -1.0), spiking(), DT) == (1.0, 0.0, 1.0)
+    assert task.spectrum_distance(spiking(), np.full(4096, np.nan)) == 1
+
+
 def test_a_generator_that_never_spikes():
     assert task.compare_spikes(spiking(), np.full(4096, -1.0), DT)[::2] == (1.0, 1.0)
     assert task.compare_spikes(spiking(), np.full(4096, -1.0), DT)[1] < 1
@@ -166,10 +182,13 @@ def test_controls_of_the_recovery_variable():
     ("flags", "message"),
     [
         ("--untrained --retrain", "--untrained: expected no --retrain"),
-        ("--untrained --checkpoint x.pth", "--checkpoint: expected neither"),
-        ("--retrain --checkpoint x.pth", "--checkpoint: expected neither"),
-        ("--untrained --horizon 100", "--horizon: expected --retrain"),
-        ("--n_hidden 32", "--n_hidden: expected --retrain"),
+        ("--untrained --checkpoint x.pth", "--checkpoint: has no effect"),
+        ("--retrain --checkpoint x.pth", "--checkpoint: has no effect"),
+        ("--untrained --horizon 100", "--horizon: has no effect with --untrained"),
+        ("--no-anywhere", "--anywhere: has no effect"),
+        ("--retrain --num_epochs 0 --num_epochs_one_step 0", "expected at least one epoch"),
+        ("--retrain --window 513", "--window.*here 513"),
+        ("--n_hidden 32", "--n_hidden: has no effect on a network that is loaded; add --retrain"),
     ],
 )
 def test_flags_that_would_have_no_effect_are_refused(flags, message):
@@ -181,7 +200,8 @@ def test_an_untrained_network_by_its_flag(tmp_path):
     flags = "--untrained --n_hidden 20 --num_train 8 --num_test 2 --test_duration 300 --no-train_visualization"
     metrics = task.main([*flags.split(), "--out_dir", str(tmp_path)])
     assert metrics["flags"]["n_hidden"] == 20
-    assert "horizon" not in metrics["flags"]
+    assert metrics["flags"]["anywhere"] is True
+    assert not {"horizon", "checkpoint"} & set(metrics["flags"])
     assert metrics["test_mse"] < 1
     assert [path.name for path in tmp_path.iterdir()] == ["gru_autoregression_metrics.json"]
 
@@ -347,7 +367,7 @@ def test_every_flag_of_training_is_refused_where_it_has_no_effect(mode, name):
         task.check_flags(args)
         assert getattr(args, name) == int(value)
     else:
-        with pytest.raises(ValueError, match=f"^--{name}: expected --retrain"):
+        with pytest.raises(ValueError, match=f"^--{name}: has no effect"):
             task.check_flags(args)
 
 

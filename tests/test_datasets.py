@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
-from datasets import FitzhughNagumo, simulate
+from datasets import FitzhughNagumo, Traces, simulate
 
 
 def reference(v0, w0, t, I=0.5, a=0.7, b=0.8, eps=1 / 50):
@@ -176,3 +176,27 @@ def test_equal_seeds_give_the_same_neurons_at_any_rate(anywhere):
         torch.testing.assert_close(getattr(finer, name)[:, ::2], getattr(one, name), rtol=0, atol=1e-5)
     other = FitzhughNagumo(5, 100, duration=40.0, seed=6, anywhere=not anywhere)
     assert not torch.equal(one.data_x, other.data_x)
+
+
+def test_traces_of_a_recording_are_paired_with_themselves_one_sample_later():
+    V = np.sin(np.arange(21.0))
+    windows = np.lib.stride_tricks.sliding_window_view(V, 6)[::5]  # each begins with the last sample of the one before
+    data = Traces(windows.T, dt=0.1)
+    assert (len(data), data.dt) == (4, 0.1)
+    x, y = data[2]
+    np.testing.assert_allclose(x.flatten(), V[10:15], rtol=1e-6)
+    np.testing.assert_allclose(y.flatten(), V[11:16], rtol=1e-6)
+    assert data.data_x.dtype == torch.float32
+    assert torch.equal(data.data_y[:-1, -1], data.data_x[1:, 0])
+
+
+@pytest.mark.parametrize("V", [np.zeros(5), np.zeros((1, 3)), np.array([[0.0], [np.nan]]), 3.0])
+def test_traces_that_are_none_are_refused(V):
+    with pytest.raises(ValueError, match="V has shape"):
+        Traces(V, 0.1)
+
+
+@pytest.mark.parametrize("anywhere", ["no", 0, None])
+def test_anywhere_is_a_boolean(anywhere):
+    with pytest.raises(ValueError, match="anywhere = "):
+        FitzhughNagumo(1, 5, anywhere=anywhere)

@@ -103,6 +103,22 @@ def test_divergence_in_the_last_step_leaves_an_older_model_alone(stem, tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == {older: b"model"}
 
 
+def test_a_training_that_ends_far_from_the_data_is_no_result(tmp_path):
+    flags = "--num_epochs 2 --num_samples 40 --window 40 --duration 100 --init_lr 3 --no-train_visualization"
+    result = run_script("gru_regression_scratch", flags, tmp_path)
+    assert result.returncode == 1
+    assert "diverged" in result.stderr
+    assert not list(tmp_path.glob("*.json"))
+
+
+def test_what_is_not_a_file_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FileExistsError, match="not a regular file"), replacing(tmp_path / "pipe"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+    assert not (tmp_path / "pipe").is_file()
+
+
 def test_two_writers_of_one_file_never_share_a_temporary_one(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "getpid", lambda: 1)  # as in containers
     with replacing(tmp_path / "model.pth") as one, replacing(tmp_path / "model.pth") as other:

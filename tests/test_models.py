@@ -268,7 +268,18 @@ def second_derivatives():
             duals = {n: forward_ad.make_dual(w, torch.ones_like(w)) for n, w in model.named_parameters()}
             return torch.func.functional_call(model, duals, (x,))
 
+    def nested_forward_mode(model, x):
+        one = torch.ones((), dtype=x.dtype)
+
+        def tangent(x):
+            with torch.no_grad():  # where the outer tangent would be lost in silence
+                return torch.func.jvp(lambda factor: factor * loss(model, x), (one,), (one,))[1]
+
+        return torch.func.jvp(tangent, (x,), (torch.ones_like(x),))
+
     return {
+        "nested forward mode": nested_forward_mode,
+        "jacfwd": lambda model, x: torch.func.jacfwd(lambda x: loss(model, x))(x.detach()),
         "gradient penalty": penalty,
         "hessian": lambda model, x: functional.hessian(lambda x: loss(model, x), x),
         "hvp": lambda model, x: functional.hvp(lambda x: loss(model, x), x, torch.ones_like(x)),
@@ -389,6 +400,24 @@ def test_fit_readout_in_float32_never_sees_the_skipped_targets(residual):
     assert not torch.equal(model.fc.weight, fitted[0])
 
 
+@pytest.mark.parametrize(
+    ("x", "y", "skip"),
+    [
+        (torch.zeros(4, 20, 1), torch.zeros(3, 20, 1), 5),
+        (torch.zeros(4, 20, 1), torch.zeros(4, 1, 1), 0),
+        (torch.zeros(4, 20, 1), torch.zeros(4, 20, 1), 20),
+        (torch.zeros(4, 20, 1), torch.zeros(4, 20, 1), -3),
+        (torch.zeros(4, 20, 1), torch.full((4, 20, 1), torch.nan), 5),
+    ],
+)
+def test_fit_readout_refuses_what_does_not_fit_together(x, y, skip):
+    model = GRU(1, 4, 1)
+    before = model.fc.weight.clone()
+    with pytest.raises(ValueError, match="^x "):
+        model.fit_readout(x, y, skip)
+    assert torch.equal(model.fc.weight, before)
+
+
 # ---- bad input ----
 
 
@@ -469,7 +498,22 @@ def unloadable():
     nn.utils.parametrizations.weight_norm(normed, "W_hh")
     broken = GRU(1, 4, 1)
     broken.b_h.data[0] = torch.nan
+    mixed, complex_numbers = GRU(1, 4, 1), GRU(1, 4, 1)
+    mixed.fc.double()
+    for weight in complex_numbers.parameters():
+        weight.data = weight.data.to(torch.complex64)
+
+    class Doubled(GRU):
+        def readout(self, H, X):
+            return 2 * super().readout(H, X)
+
     return {
+        "a subclass": (Doubled(1, 4, 1), {}),
+        "of another kind": (nn.GRU(1, 4), {}),
+        "of mixed types": (mixed, {}),
+        "of complex numbers": (complex_numbers, {}),
+        "a tensor": (GRU(1, 4, 1), {"dt": torch.ones(2)}),
+        "a list": (GRU(1, 4, 1), {"dt": [0.4]}),
         "np.float64": (GRU(1, 4, 1), {"dt": np.float64(0.4)}),
         "Path": (GRU(1, 4, 1), {"origin": Path("here")}),
         "parametrized": (normed, {}),

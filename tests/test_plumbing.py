@@ -97,7 +97,7 @@ def test_interrupted_while_the_first_report_is_kept(tmp_path, monkeypatch):
     [
         ({"loss": math.nan}, "epoch 2: the loss is nan: training diverged; try a smaller --init_lr"),
         ({"loss": 1.0, "view_loss": 8e18}, r"epoch 2: the view_loss is 8e\+18: training diverged"),
-        ({"loss": 1e4, "stage": "free running", "lr_flag": "--free_lr"}, "free running diverged.*smaller --free_lr"),
+        ({"loss": 100.0, "stage": "free running", "lr_flag": "--free_lr"}, "free running diverged.*smaller --free_lr"),
     ],
 )
 def test_divergence_names_the_flag_and_leaves_the_older_file(report, message, tmp_path):

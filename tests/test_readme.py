@@ -4,11 +4,14 @@ import importlib
 import re
 import runpy
 import shlex
+import subprocess
+import sys
 import textwrap
 from pathlib import Path
 
 import pytest
 import torch
+from check_step import check
 
 import gru_autoregression as task
 from datasets import FitzhughNagumo
@@ -59,7 +62,7 @@ def test_the_two_commands_of_the_start():
 
 
 def test_form():
-    assert "@@" not in README  # a figure that was never filled in
+    assert not re.search(r"@\w*@", README)  # a figure that was never filled in
     assert max(len(line) for line in README.splitlines()) <= 120
     assert README.count("```") == 2 * len(BLOCKS)
     assert README.count("<details>") == README.count("</details>") == README.count("<summary>Answer</summary>") >= 9
@@ -96,7 +99,7 @@ def test_named_functions_exist():
     named = [(target.removesuffix(".py"), text.strip("`")) for text, target in LINKS if re.fullmatch(r"`[\w.]+`", text)]
     named = [(module, name) for module, name in named if module in MODULES]
     classes = {"GRU": "models", "Recurrence": "models", "FitzhughNagumo": "datasets"}
-    classes |= {"FitzhughNagumoClassification": "datasets", "LiveWindow": "plumbing"}
+    classes |= {"Traces": "datasets", "FitzhughNagumoClassification": "datasets", "LiveWindow": "plumbing"}
     for code in CODE:
         if match := re.match(rf"({'|'.join(MODULES)})\.(?!py\b|pth\b)([\w.]+)", code):
             named.append(match.groups())
@@ -113,6 +116,9 @@ def test_named_functions_exist():
 @pytest.mark.parametrize(("script", "flags"), commands())
 def test_commands_parse(script, flags, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # --device cuda is for those who have it
+    if script == "tests/check_step.py":
+        assert flags == "my_step.py"
+        return
     if script == "tests/benchmark.py":
         parser = runpy.run_path(str(TOP / script))["parser"]
     else:
@@ -151,19 +157,40 @@ def test_python_blocks_run(capsys, tmp_path, monkeypatch):
         assert capsys.readouterr().out
 
 
-def test_the_first_exercise_and_its_answer(capsys):
-    """The file that a student writes: as it is given, with the answer's lines, and with a mistake."""
-    (skeleton,) = [block for kind, block in BLOCKS if kind == "python" and "R = ..." in block]
-    (answer,) = [block for kind, block in BLOCKS if kind == "py"]
+def test_the_first_exercise_and_its_answer():
+    """The file that a student writes: as it is given, with the answer's lines, and with the mistakes of the table."""
+    skeleton, answer = [block for kind, block in BLOCKS if kind == "py"]
     blanks = re.search(r"    R = \.\.\.\n.*    H_new = \.\.\.\n", skeleton, re.S)[0]
-    lines = textwrap.indent(textwrap.dedent(answer), "    ")
-    for block, printed in (
-        (skeleton, "step 0: R is still to be written"),
-        (skeleton.replace(blanks, lines), "all four agree, and so do the gradients"),
-        (skeleton.replace(blanks, lines.replace("Z * H ", "Z * H.detach() ")), "the gradients differ: W_xz, W_hz"),
+    right = skeleton.replace(blanks, textwrap.indent(textwrap.dedent(answer), "    "))
+
+    def said(code):
+        scope = {}
+        exec(compile(code, "my_step.py", "exec"), scope)
+        return check(scope["single_step"])
+
+    assert said(skeleton) == "step 0: R is still to be written"
+    assert said(right) == "all four agree, and so do the gradients"
+    for old, new in (
+        ("Z * H + (1 - Z) * H_tilde", "(1 - Z) * H + Z * H_tilde"),
+        ('(R * H) @ W["W_hh"]', 'R * (H @ W["W_hh"])'),
+        (' + W["b_r"]', ""),
+        ("Z * H ", "Z * H.detach() "),
     ):
-        exec(compile(block, "my_step.py", "exec"), {"__name__": "my_step"})
-        assert capsys.readouterr().out.startswith(printed)
+        mistake = right.replace(old, new)
+        assert mistake != right
+        assert f"| `{said(mistake)}` |" in README
+    assert said(right.replace("return Z", "return Z[:1]")) == "step 0: Z has shape (1, 5): expected (3, 5)"
+
+
+def test_the_check_of_the_first_exercise_from_the_shell(tmp_path):
+    command = [sys.executable, str(TOP / "tests" / "check_step.py")]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("usage: ")
+    skeleton = next(block for kind, block in BLOCKS if kind == "py")
+    (tmp_path / "my_step.py").write_text(skeleton)
+    result = subprocess.run([*command, str(tmp_path / "my_step.py")], capture_output=True, text=True, check=True)
+    assert result.stdout == "step 0: R is still to be written\n"
 
 
 def stated(label):
