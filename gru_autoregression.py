@@ -55,7 +55,7 @@ train_flag("--updates_per_epoch", type=number(int, 1, 100_000), default=25, help
 train_flag("--horizon", type=number(int, 1, 100_000), default=400, help="stage 2: free steps at the end of training")
 train_flag("--first_horizon", type=number(int, 1, 100_000), default=100, help="stage 2: free steps at its beginning")
 train_flag("--next_step_weight", type=number(float, 0, 1e9), default=30.0, help="stage 2: weight of next-step loss")
-train_flag("--input_noise", type=number(float, 0, 10), default=0.2, help="largest standard deviation on the inputs")
+train_flag("--input_noise", type=number(float, 0, 10), default=0.25, help="largest standard deviation on the inputs")
 train_flag("--batch_size", type=number(int, 1, 100_000), default=32, help="trajectories per gradient step")
 train_flag("--window", type=number(int, 1, 100_000), default=50, help="stage 1: steps the gradient flows back")
 train_flag("--init_lr", type=number(float, 1e-9, 1e9), default=1e-2, help="stage 1: learning rate of Adam, decays to 0")
