@@ -479,16 +479,13 @@ def check_flags(args):
         if longest > args.num_samples:
             flags = "--window, --warm_up + --first_horizon and --warm_up + --horizon"
             raise ValueError(f"--num_samples = {args.num_samples}: expected at least {flags}, here {longest}")
-    unused = {"checkpoint"} if args.retrain else {action.dest for action in train_flags._group_actions}
-    mode = "with --retrain"
-    if args.untrained:
-        unused, mode = unused - {"n_hidden", "num_train"} | {"checkpoint"}, "with --untrained"
-    elif not args.retrain:
-        unused, mode = unused | {"anywhere"}, "on a network that is loaded; add --retrain"
-    for name in sorted(unused):
-        if getattr(args, name) != parser.get_default(name):
-            raise ValueError(f"--{name}: has no effect {mode}")
-        delattr(args, name)
+    training = {action.dest for action in train_flags._group_actions}
+    if args.retrain:
+        parser.forget(args, {"checkpoint"}, "with --retrain")
+    elif args.untrained:
+        parser.forget(args, training - {"n_hidden", "num_train"} | {"checkpoint"}, "with --untrained")
+    else:
+        parser.forget(args, training | {"anywhere"}, "on a network that is loaded; add --retrain")
 
 
 def make_model(args, dataset, dt):

@@ -53,6 +53,13 @@ class FlagParser(argparse.ArgumentParser):
     def error(self, message):
         self.exit(2, f"{self.prog}: error: {message} (--help lists the flags)\n")
 
+    def forget(self, args, names, mode):
+        """Take flags that have no effect out of args; raise ValueError where one was given a value all the same."""
+        for name in sorted(names):
+            if getattr(args, name) != self.get_default(name):
+                raise ValueError(f"--{name}: has no effect {mode}")
+            delattr(args, name)
+
     @contextmanager
     def blaming(self, flags):
         """Add to a ValueError from within, which speaks of a function's arguments, by which flags they are set."""
