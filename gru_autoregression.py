@@ -48,8 +48,8 @@ train_flags = parser.add_argument_group(
 )
 train_flag = train_flags.add_argument
 train_flag("--n_hidden", type=number(int, 1, 2048), default=64, help="hidden units")
-train_flag("--num_train", type=number(int, 1, 100_000), default=256, help="trajectories to train on")
-train_flag("--num_epochs_one_step", type=number(int, 0, 100_000), default=80, help="stage 1: epochs, next step")
+train_flag("--num_train", type=number(int, 1, 100_000), default=1024, help="trajectories to train on")
+train_flag("--num_epochs_one_step", type=number(int, 0, 100_000), default=20, help="stage 1: epochs, next step")
 train_flag("--num_epochs", type=number(int, 0, 100_000), default=60, help="stage 2: epochs, running freely")
 train_flag("--updates_per_epoch", type=number(int, 1, 100_000), default=25, help="stage 2: gradient steps per epoch")
 train_flag("--horizon", type=number(int, 1, 100_000), default=400, help="stage 2: free steps at the end of training")
