@@ -38,7 +38,9 @@ TASKS = {
         "num_test": 2000,
         "memory": 2,
         "loss_from": 0.0,
-        "max_grad_norm": 0.02,
+        "batch_size": 32,
+        "init_lr": 1e-2,
+        "max_grad_norm": 0.1,
         "num_epochs": 30,
     },
     "original": {
@@ -50,6 +52,8 @@ TASKS = {
         "num_test": 512,
         "memory": 250,
         "loss_from": 0.5,
+        "batch_size": 64,
+        "init_lr": 2e-2,
         "max_grad_norm": 0.2,
         "num_epochs": 6,
     },
@@ -58,7 +62,7 @@ TASKS = {
 parser = FlagParser(__doc__)
 flag = parser.add_argument
 unset = argparse.SUPPRESS  # a flag that is not given is not among args: the task fills it in
-flag("--task", choices=list(TASKS), default="hard", help="sets the ten flags after it where they are not given")
+flag("--task", choices=list(TASKS), default="hard", help="sets the twelve flags after it where they are not given")
 flag("--duration", type=number(float, 1, 10_000), default=unset, help="length of a training trace in time units")
 flag("--noise_std", type=number(float, 0, 100), default=unset, help="standard deviation of the noise on V")
 flag("--random_phase", action=argparse.BooleanOptionalAction, default=unset, help="start anywhere on the limit cycle")
@@ -67,6 +71,8 @@ flag("--test_factor", type=number(int, 1, 100), default=unset, help="how many ti
 flag("--num_test", type=number(int, 1, 100_000), default=unset, help="new traces of each class to test on")
 flag("--memory", type=number(float, 2, 1e9), default=unset, help="steps that untrained units remember: from 2 to this")
 flag("--loss_from", type=number(float, 0, 1), default=unset, help="share of a trace after which every step is scored")
+flag("--batch_size", type=number(int, 1, 100_000), default=unset, help="traces per gradient step")
+flag("--init_lr", type=number(float, 1e-9, 1e9), default=unset, help="learning rate of Adam; decays to 0 as a cosine")
 flag("--max_grad_norm", type=number(float, 1e-9, 1e9), default=unset, help="a longer gradient is clipped to this norm")
 flag("--num_epochs", type=number(int, 1, 100_000), default=unset, help="passes over the training set, redrawn for each")
 # data
@@ -75,8 +81,6 @@ flag("--dt", type=number(float, 1e-3, 100), default=0.4, help="time between samp
 # model
 flag("--n_hidden", type=number(int, 1, 2048), default=32, help="hidden units")
 # training
-flag("--batch_size", type=number(int, 1, 100_000), default=64, help="traces per gradient step")
-flag("--init_lr", type=number(float, 1e-9, 1e9), default=2e-2, help="learning rate of Adam; decays to 0 as a cosine")
 flag("--seed", type=number(int, 0, 2**31 - 1), default=0, help="fixes the data, the first weights and the batches")
 flag("--device", type=device, default="auto", help="auto, cpu or cuda")
 # output
