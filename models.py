@@ -118,11 +118,11 @@ class GRU(nn.Module):
         """Fit the readout alone, by least squares; all other weights stay as they are: an echo state network.
 
         x, y: inputs and targets (N, T, ...), as in a dataset; the first `skip` steps of each sequence do not count.
-        ridge: a small number on the diagonal of the normal equations, which makes them solvable. All in float64.
+        ridge: a small number on the diagonal of the normal equations, which makes them solvable. They are in float64.
         """
         if x.shape[:2] != y.shape[:2] or not 0 <= skip < x.shape[1]:
-            shapes = f"x has shape {tuple(x.shape)}, y {tuple(y.shape)}, skip = {skip}"
-            raise ValueError(f"{shapes}: expected as many targets as inputs, and less to skip than the steps of one")
+            shapes = f"{tuple(x.shape)}, y {tuple(y.shape)}"
+            raise ValueError(f"x has shape {shapes}, skip = {skip}: expected the same (N, T, ...), and skip below T")
         gram, moment = ridge * torch.eye(self.num_hiddens + 1, dtype=torch.float64, device=self.device), 0
         # 32 sequences at a time: the states of all of them would fill the memory
         for x_part, y_part in zip(x.transpose(0, 1).split(32, dim=1), y.transpose(0, 1).split(32, dim=1)):
@@ -439,10 +439,9 @@ def _rebuild(content):
     with torch.device("meta"):  # no memory and no random numbers for weights that are replaced at once
         model = GRU(**content["config"])
     model.load_state_dict(content["state_dict"], assign=True)  # of any type, float64 or bfloat16 too
-    if not all(torch.isfinite(weight).all() for weight in model.parameters()):
-        raise ValueError("has weights that are not finite")
-    if len({weight.dtype for weight in model.parameters()}) != 1 or not model.fc.bias.is_floating_point():
-        raise ValueError("has weights of several types, or not of real numbers")
+    weights, real = list(model.parameters()), model.fc.bias.is_floating_point()
+    if not real or any(w.dtype != weights[0].dtype or not w.isfinite().all() for w in weights):
+        raise ValueError("has weights that are not finite, or not all of one real type")
     model.info = dict(content["info"])
     if not all(isinstance(value, (str, int, float, NoneType)) for value in model.info.values()):
         raise ValueError("has info that is neither a number nor a string")
