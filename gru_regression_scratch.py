@@ -223,9 +223,12 @@ def draw_neuron(figure, view):
     v, w = np.linspace(-2.5, 2.5, 201), np.linspace(-1, 2.2, 201)
     flow = v - v**3 / 3 - w[:, None] + I, eps * (v + a - b * w[:, None])  # dV/dt and dW/dt all over the plane
     plane.streamplot(v, w, *flow, color="0.8", linewidth=0.8, arrowsize=0.9, density=1.1)
-    plane.plot(v, v - v**3 / 3 + I, ":", color="C0", label="dV/dt = 0")
-    plane.plot(b * w - a, w, "-.", color="C2", label="dW/dt = 0")
+    plane.plot(v, v - v**3 / 3 + I, ":", color="C0", label="cubic: dV/dt = 0")
+    plane.plot(b * w - a, w, "-.", color="C2", label="line: dW/dt = 0")
     plane.plot(V, W, color="black", linewidth=2.2, label="the trace on the left")
+    arrow = {"arrowstyle": "-|>", "mutation_scale": 22, "color": "black"}
+    for k in np.searchsorted(t, (30, 88, 110, 133.5)):  # which way round: on both branches, and while V jumps
+        plane.annotate("", (V[k + 2], W[k + 2]), (V[k], W[k]), arrowprops=arrow)
     plane.plot(V[0], W[0], "o", color="black")
     rest = v[np.argmin(np.abs(v - v**3 / 3 + I - (v + a) / b))]  # where the two nullclines cross
     plane.plot(rest, (rest + a) / b, "o", markersize=9, markerfacecolor="white", color="C3", label="unstable point")
