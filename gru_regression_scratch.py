@@ -21,7 +21,7 @@ from sklearn.preprocessing import PolynomialFeatures
 from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader
 
-from datasets import FitzhughNagumo, period, simulate
+from datasets import FitzhughNagumo, simulate
 from models import GRU
 
 STEM = "gru_regression_scratch"
@@ -155,29 +155,21 @@ def fit_untrained(model, dataset, widths):
     return networks
 
 
-def evaluate_model(networks, baselines, dataset, cycle=None):
+def evaluate_model(networks, baselines, dataset):
     """Mean squared error of the next voltage for networks and baselines, all scored on the very same samples.
 
-    "..._mse" is over all samples after the first SKIP, "..._from_tenth_mse" begins with the tenth. Where `cycle`, a
-    period in time units, is given, "..._first_period_mse" and "..._later_mse" separate the way to the limit cycle from
-    the cycle itself.
+    "..._mse" is over all samples after the first SKIP, "..._from_tenth_mse" begins with the tenth.
     """
     x, y = (data.double().squeeze(-1).numpy() for data in (dataset.data_x, dataset.data_y))
     predictions = {name: network.predict(dataset.data_x).squeeze(-1).double() for name, network in networks.items()}
     predictions |= {"persistence": x}
     for name, (features, regression) in baselines.items():
         predictions[name] = regression.predict(np.concatenate(features(x))).reshape(x.shape)
-    parts = {"": slice(SKIP, None), "_from_tenth": slice(9, None)}
-    if cycle:
-        end = max(SKIP, round(cycle / dataset.dt))  # of the first period
-        parts |= {"_first_period": slice(SKIP, end), "_later": slice(end, None)}
-    errors = {name: np.square(y - np.asarray(prediction)) for name, prediction in predictions.items()}
-    return {
-        f"{name}{part}_mse": float(error[:, samples].mean())
-        for name, error in errors.items()
-        for part, samples in parts.items()
-        if error[:, samples].size
-    }
+    metrics = {}
+    for name, prediction in predictions.items():
+        error = np.square(y - np.asarray(prediction))
+        metrics |= {f"{name}_mse": float(error[:, SKIP:].mean()), f"{name}_from_tenth_mse": float(error[:, 9:].mean())}
+    return metrics
 
 
 # ---- pictures ----
@@ -257,11 +249,11 @@ def print_table(metrics, untrained, dt):
         "quintic": "quintic polynomial in (V, ΔV)",
     }
     labels |= {name: f"{name.replace('_', ', ')} units, readout fitted" for name in untrained}
-    columns = {"": f"dt = {dt:g}", "_first_period": "first period", "_later": "later", "_half_dt": f"dt = {dt / 2:g}"}
-    print(f"\n{'test MSE of the next V':36}" + "".join(f"{title:>14}" for title in columns.values()))
+    columns = {"": f"dt = {dt:g}", "_from_tenth": "from the tenth", "_half_dt": f"dt = {dt / 2:g}"}
+    print(f"\n{'test MSE of the next V':36}" + "".join(f"{title:>16}" for title in columns.values()))
     for name, label in (labels | {"test": "GRU"}).items():
         errors = [metrics.get(f"{name}{part}_mse") for part in columns]
-        print(f"{label:36}" + "".join(f"{'–' if error is None else f'{error:.2e}':>14}" for error in errors))
+        print(f"{label:36}" + "".join(f"{'–' if error is None else f'{error:.2e}':>16}" for error in errors))
 
 
 def main(argv=None):
@@ -286,7 +278,7 @@ def main(argv=None):
     history, interrupted = follow(training, args.num_epochs, model, path, window, task="regression", dt=train_set.dt)
 
     baselines, untrained = fit_baselines(train_set), fit_untrained(model, train_set, (args.n_hidden, 4 * args.n_hidden))
-    metrics = evaluate_model({"test": model} | untrained, baselines, test_set, cycle=period())
+    metrics = evaluate_model({"test": model} | untrained, baselines, test_set)
     for name, mse in evaluate_model({"test": model}, baselines, finer_test_set).items():
         metrics[name.replace("_mse", "_half_dt_mse")] = mse
     print_table(metrics, untrained, train_set.dt)

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 import gru_regression_scratch as task
-from datasets import FitzhughNagumo, period
+from datasets import FitzhughNagumo
 from models import GRU
 
 
@@ -29,15 +29,9 @@ class Zero:
 def test_all_are_scored_on_the_very_same_samples():
     data = FitzhughNagumo(3, 700, duration=280.0, seed=0)
     baselines = {"zero": (task.voltage_and_change, Zero()), "lagged": (task.last_four, Zero())}
-    metrics = task.evaluate_model({"test": Predictor()}, baselines, data, cycle=period())
-    y, one = data.data_y[..., 0].double().numpy(), round(period() / data.dt)
-    parts = {
-        "": slice(4, None),
-        "_first_period": slice(4, one),
-        "_later": slice(one, None),
-        "_from_tenth": slice(9, None),
-    }
-    for part, samples in parts.items():
+    metrics = task.evaluate_model({"test": Predictor()}, baselines, data)
+    y = data.data_y[..., 0].double().numpy()
+    for part, samples in (("", slice(4, None)), ("_from_tenth", slice(9, None))):
         expected = np.mean(y[:, samples] ** 2)
         for name in ("test", "zero", "lagged"):
             assert metrics[f"{name}{part}_mse"] == pytest.approx(expected, rel=1e-12)
@@ -117,35 +111,17 @@ class Constant:
         return torch.full_like(x, self.value) if torch.is_tensor(x) else np.full(len(x), self.value)
 
 
-def test_first_period_and_later_add_up_to_all():
-    data = FitzhughNagumo(3, 500, duration=200.0, seed=5)
-    metrics = task.evaluate_model({"test": Constant()}, {"same": (task.last_four, Constant())}, data, cycle=period())
-    one = round(period() / data.dt)
-    for name in ("test", "same", "persistence"):
-        parts = (one - task.SKIP) * metrics[f"{name}_first_period_mse"] + (500 - one) * metrics[f"{name}_later_mse"]
-        assert parts / (500 - task.SKIP) == pytest.approx(metrics[f"{name}_mse"], rel=1e-12)
-    for name in [name for name in metrics if name.startswith("test")]:
-        assert metrics[name] == pytest.approx(metrics[name.replace("test", "same")], rel=1e-12)
-
-
 def test_the_first_samples_do_not_count_in_any_score():
     data = FitzhughNagumo(3, 400, duration=160.0, seed=6)
     networks, baselines = {"test": Constant()}, {"same": (task.voltage_and_change, Constant())}
-    before = task.evaluate_model(networks, baselines, data, cycle=period())
+    before = task.evaluate_model(networks, baselines, data)
     data.data_y[:, : task.SKIP] = torch.nan
-    assert task.evaluate_model(networks, baselines, data, cycle=period()) == before
+    assert task.evaluate_model(networks, baselines, data) == before
     data.data_y[:, task.SKIP] += 1.0
-    after = task.evaluate_model(networks, baselines, data, cycle=period())
+    after = task.evaluate_model(networks, baselines, data)
     assert {name for name in before if before[name] == after[name]} == {
-        f"{name}_{part}_mse" for name in ("test", "same", "persistence") for part in ("later", "from_tenth")
+        f"{name}_from_tenth_mse" for name in ("test", "same", "persistence")
     }
-
-
-def test_later_leaves_out_the_first_samples_at_a_large_dt_too():
-    data = FitzhughNagumo(3, 20, duration=20 * 200.0, seed=0)
-    before = task.evaluate_model({}, {}, data, cycle=period())
-    data.data_y[:, : task.SKIP] = torch.nan
-    assert task.evaluate_model({}, {}, data, cycle=period()) == before
 
 
 def gradient_of_one_epoch(model, data, window):
