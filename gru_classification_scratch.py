@@ -38,7 +38,7 @@ TASKS = {
         "num_test": 2000,
         "memory": 2,
         "loss_from": 0.0,
-        "batch_size": 32,
+        "batch_size": 48,
         "init_lr": 1e-2,
         "max_grad_norm": 0.1,
         "num_epochs": 30,
