@@ -377,13 +377,9 @@ def draw_phase_portrait(figure, dataset, generated, states, recovery, warm_up):
     pieces = np.stack([np.stack([x[:-1], y[:-1]], -1), np.stack([x[1:], y[1:]], -1)], 1)  # each to the next sample
     right.plot(x, y, color="black", linewidth=6)  # an edge for the line's pale middle
     lines = right.add_collection(LineCollection(pieces, cmap="twilight_shifted", array=phase[:-1], linewidth=4))
+    arrow = {"arrowstyle": "-|>", "mutation_scale": 22, "color": "black"}
     for k in range(0, len(x) - 1, max(1, len(x) // 12)):  # which way it goes
-        right.annotate(
-            "",
-            (x[k + 1], y[k + 1]),
-            (x[k], y[k]),
-            arrowprops={"arrowstyle": "-|>", "color": "black", "mutation_scale": 22},
-        )
+        right.annotate("", (x[k + 1], y[k + 1]), (x[k], y[k]), arrowprops=arrow)
     right.margins(0.08)
     right.set(xlabel="first principal component", ylabel="second", title="the same cycle in the hidden state")
     figure.colorbar(lines, ax=right, label="phase")

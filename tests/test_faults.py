@@ -333,6 +333,14 @@ def test_a_dt_that_is_none_is_only_noted(dt, tmp_path):
     assert "note: the network was trained at dt = " in result.stdout
 
 
+def test_a_dt_that_is_a_list_is_refused_in_one_line(tmp_path):
+    """Such a file can no longer be saved, but an older one may be there."""
+    model, path = GRU(1, 4, 1, residual=True), tmp_path / "model.pth"
+    torch.save({"config": model.config(), "info": {"dt": [0.4]}, "state_dict": model.state_dict()}, path)
+    with pytest.raises(ValueError, match=r"model\.pth: has info that is neither a number nor a string"):
+        load_checkpoint(path)
+
+
 def test_a_flipped_byte_is_refused_or_harmless(tmp_path):
     good, path, refused = good_bytes(), tmp_path / "model.pth", 0
     expected = torch.load(io.BytesIO(good), weights_only=True)["state_dict"]
