@@ -44,7 +44,7 @@ def simulate(v0, w0, t, I=0.5, a=0.7, b=0.8, eps=1 / 50):
         raise ValueError(f"t[{k}] = {t[k]:g}, t[{k + 1}] = {t[k + 1]:g}: expected strictly increasing times")
 
     def derivative(_, state):
-        V, W = np.split(state, 2)
+        V, W = state.reshape(2, -1)
         return np.concatenate([V - V * V * V / 3 - W + I, eps * (V + a - b * W)])  # V**3 takes ten times as long
 
     if len(t) == 1:

@@ -1,17 +1,17 @@
 """The judges of free running, on traces whose answer is known; generation; and the shipped network."""
 
+from plumbing import save_gif
+
 import functools
 import json
 import math
 import resource
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from test_scripts import TOP, in_a_fresh_process
+from running import in_a_fresh_process, run_forked
 
 import gru_autoregression as task
 from datasets import FitzhughNagumo, simulate
@@ -249,7 +249,8 @@ def test_bare_state_dict_of_any_size_is_run(tmp_path):
     assert model.num_hiddens == 11
 
 
-def test_pictures_of_a_network_of_a_single_unit(tmp_path):
+def test_pictures_of_a_network_of_a_single_unit(tmp_path, monkeypatch):
+    monkeypatch.setattr(task, "save_gif", lambda path, frames, *rest, **fps: save_gif(path, frames[:2], *rest, **fps))
     model, data = GRU(1, 1, 1), FitzhughNagumo(2, 500, duration=390.0, seed=0)
     generated, states = task.run_freely(model, data.data_x, 50)
     recovery, _ = task.fit_recovery(states, data.data_w, 50)
@@ -373,10 +374,7 @@ def test_every_flag_of_training_is_refused_where_it_has_no_effect(mode, name):
 
 def test_an_untrained_network_from_the_shell(tmp_path):
     flags = "--untrained --n_hidden 12 --num_train 4 --num_test 2 --num_samples 128 --duration 100 --test_duration 300"
-    command = [sys.executable, str(TOP / "gru_autoregression.py"), *flags.split(), "--no-train_visualization"]
-    result = subprocess.run(
-        [*command, "--out_dir", str(tmp_path)], cwd=TOP, timeout=120, capture_output=True, text=True, check=False
-    )
+    result = run_forked("gru_autoregression", f"{flags} --no-train_visualization", tmp_path, tiny=False)
     assert (result.returncode, result.stderr) == (0, "")
     metrics = json.loads((tmp_path / "gru_autoregression_metrics.json").read_text())
     assert metrics["train_seconds"] == 0

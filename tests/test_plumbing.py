@@ -15,16 +15,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from test_scripts import TOP
+from running import SCRIPTS, TOP
 
 import gru_autoregression
 import gru_classification_scratch
 import gru_regression_scratch
 from datasets import FitzhughNagumo, FitzhughNagumoClassification
 from models import GRU, load_checkpoint, save_checkpoint
-
-SCRIPTS = ("gru_regression_scratch", "gru_autoregression", "gru_classification_scratch")
-
 
 # ---- following a training ----
 

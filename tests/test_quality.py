@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from test_scripts import TOP
+from running import TOP
 
 pytestmark = pytest.mark.slow
 SEEDS = pytest.mark.parametrize("seed", ["0", "1", "2"])

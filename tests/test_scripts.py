@@ -4,48 +4,44 @@ import importlib
 import json
 import math
 import os
-import subprocess
-import sys
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
-from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from running import SCRIPTS, run_forked, run_script
 
 from models import load_checkpoint
 
-TOP = Path(__file__).resolve().parents[1]
-TINY = {
-    "gru_regression_scratch": "--num_epochs 2 --num_train 4 --num_test 2 --num_samples 100 --duration 40 --n_hidden 4",
-    "gru_autoregression": "--retrain --num_epochs_one_step 1 --num_epochs 2 --updates_per_epoch 2 --num_train 4 "
-    "--num_test 2 --num_samples 128 --duration 100 --first_horizon 10 --horizon 20 --test_duration 300 --n_hidden 4",
-    "gru_classification_scratch": "--num_epochs 2 --num_train 4 --num_test 8 --n_hidden 4 --duration 40 --dt 1",
+NO_DISPLAY = {
+    "gru_regression_scratch": {"DISPLAY": ":987"},  # set, but nobody is there
+    "gru_autoregression": {"MPLBACKEND": "TkAgg"},
+    "gru_classification_scratch": {"DISPLAY": ":987", "MPLBACKEND": "TkAgg"},
 }
-SCRIPTS = list(TINY)
-
-
-def run_script(stem, flags="", out_dir=None, **kwargs):
-    environment = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "MPLBACKEND")}
-    command = [sys.executable, str(TOP / f"{stem}.py"), *TINY[stem].split(), *flags.split()]
-    command += [] if out_dir is None else ["--out_dir", str(out_dir)]
-    options = {"cwd": TOP, "env": environment, "timeout": 120, "capture_output": True, "text": True}
-    return subprocess.run(command, check=False, **(options | kwargs))
-
-
-def in_a_fresh_process(function):
-    """Call function() where its peak of memory is seen: in this process, earlier tests may have had a higher one."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
-        return fresh.submit(function).result()
+IN_THE_TABLE = {  # metrics, and how the table shows them
+    "gru_regression_scratch": {
+        f"{name}{column}_mse": ".2e"
+        for name in ("test", "persistence", "autoregression", "cubic", "quintic")
+        for column in ("", "_half_dt")
+    },
+    "gru_autoregression": {"period_error": ".1e", "original_amplitude_error": ".1e", "w_r2": ".5f", "test_mse": ".1e"},
+    "gru_classification_scratch": {"accuracy": ".4f", "ideal_accuracy": ".4f", "features_accuracy": ".4f"},
+}
 
 
 @pytest.fixture(scope="module", params=SCRIPTS)
 def finished(request, tmp_path_factory):
-    """Every script once, with its pictures."""
-    out_dir = tmp_path_factory.mktemp(request.param)
-    return request.param, out_dir, run_script(request.param, out_dir=out_dir)
+    """Every script once, with its pictures, where it looks for a display in vain."""
+    stem, out_dir = request.param, tmp_path_factory.mktemp(request.param)
+    return stem, out_dir, run_script(stem, "--seed 5", out_dir, env=os.environ | NO_DISPLAY[stem])
+
+
+@pytest.fixture(scope="module")
+def finished_again(finished, tmp_path_factory):
+    """The same run once more, without an animation."""
+    stem, _, _ = finished
+    out_dir = tmp_path_factory.mktemp(f"{stem}_again")
+    return stem, out_dir, run_forked(stem, "--seed 5 --no-train_visualization", out_dir)
 
 
 def test_runs_quietly_and_names_what_it_wrote(finished):
@@ -67,18 +63,28 @@ def test_metrics_and_model_are_written(finished):
     assert load_checkpoint(out_dir / f"{stem}.pth").num_hiddens == 4
 
 
-def test_regression_metrics(tmp_path):
-    stem = "gru_regression_scratch"
-    result = run_script(stem, "--no-train_visualization", tmp_path)
-    metrics = json.loads((tmp_path / f"{stem}_metrics.json").read_text())
-    names = {
-        f"{name}{column}_mse"
-        for name in ("test", "persistence", "autoregression", "cubic", "quintic")
-        for column in ("", "_half_dt")
-    }
-    assert names <= set(metrics)
-    assert not list(tmp_path.glob("*.gif"))
-    assert f"{metrics['test_mse']:.2e}" in result.stdout
+def test_the_same_seed_gives_the_same_bits(finished, finished_again):
+    results = []
+    for stem, out_dir, result in (finished, finished_again):
+        metrics = json.loads((out_dir / f"{stem}_metrics.json").read_text())
+        losses = [line for line in result.stdout.splitlines() if "loss" in line]
+        kept = {name: value for name, value in metrics.items() if "seconds" not in name and name != "flags"}
+        results.append((losses, kept, (out_dir / f"{stem}.pth").read_bytes()))
+    assert len(results[0][0]) >= 2
+    assert results[0] == results[1]
+
+
+def test_without_pictures_there_are_none(finished_again):
+    stem, out_dir, result = finished_again
+    assert (result.returncode, result.stderr) == (0, "")
+    assert {path.name for path in out_dir.iterdir()} == {f"{stem}.pth", f"{stem}_metrics.json"}
+
+
+def test_the_metrics_hold_what_the_table_says(finished):
+    stem, out_dir, result = finished
+    metrics = json.loads((out_dir / f"{stem}_metrics.json").read_text())
+    for name, form in IN_THE_TABLE[stem].items():
+        assert f"{metrics[name]:{form}}" in result.stdout, name
 
 
 def test_gif_has_its_frames(finished):
@@ -198,7 +204,7 @@ def refused(stem, flags, message, capsys):
     ],
 )
 def test_bad_input_stops_a_script_before_any_work(stem, flags, tmp_path):
-    result = run_script(stem, flags, tmp_path / "out")
+    result = run_forked(stem, flags, tmp_path / "out")
     assert result.returncode == 2
     assert result.stdout == ""
     assert len(result.stderr.splitlines()) == 1
