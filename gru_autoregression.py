@@ -225,13 +225,8 @@ def compare_spikes(true, generated, dt):
     # a true spike without its like is missing, unless this may be late enough to come after the end of the run
     latest = len(true) * dt - (0.05 + max([0, *drift[-1:]])) * true_period
     missing = shared < len(true_times) and true_times[shared] < latest
-    out_of_phase = np.flatnonzero(abs(drift) > 0.05)
-    if len(out_of_phase):
-        end = true_times[out_of_phase[0]]
-    elif missing:
-        end = true_times[shared]
-    else:
-        end = len(true) * dt
+    is_off = np.append(abs(drift) > 0.05, missing)
+    end = true_times[is_off.argmax()] if is_off.any() else len(true) * dt
     return period_error, end / true_period, 1.0 if missing else abs(drift[-1])
 
 
