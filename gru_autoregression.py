@@ -464,6 +464,7 @@ def check_flags(args):
         raise ValueError("--untrained: expected no --retrain beside it")
     if args.duration / args.num_samples > 20:
         raise ValueError(f"--duration / --num_samples = {args.duration / args.num_samples:g}: expected at most 20")
+    training = {action.dest for action in train_flags._group_actions}
     if args.retrain:
         if args.num_epochs_one_step + args.num_epochs == 0:
             raise ValueError("--num_epochs_one_step, --num_epochs = 0: expected at least one epoch")
@@ -471,8 +472,6 @@ def check_flags(args):
         if longest > args.num_samples:
             flags = "--window, --warm_up + --first_horizon and --warm_up + --horizon"
             raise ValueError(f"--num_samples = {args.num_samples}: expected at least {flags}, here {longest}")
-    training = {action.dest for action in train_flags._group_actions}
-    if args.retrain:
         parser.forget(args, {"checkpoint"}, "with --retrain")
     elif args.untrained:
         parser.forget(args, training - {"n_hidden", "num_train"} | {"checkpoint"}, "with --untrained")
