@@ -491,7 +491,7 @@ def make_model(args, dataset, dt):
     window = LiveWindow(plot_free_run, valid_set) if args.train_visualization else None
     info = {"best_by": "score", "task": "autoregression", "dt": dt}
     history, interrupted = follow(training, args.num_epochs_one_step + args.num_epochs, model, path, window, **info)
-    return model, {"train_seconds": history[-1]["seconds"] if history else 0.0, "interrupted": interrupted}
+    return model, {"train_seconds": history[-1]["seconds"], "interrupted": interrupted}
 
 
 def main(argv=None):
