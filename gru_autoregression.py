@@ -367,14 +367,13 @@ def draw_phase_portrait(figure, dataset, generated, states, recovery, warm_up):
     left.legend(loc="upper center", ncols=2, fontsize=10)
     states = np.pad(states[last], ((0, 0), (0, 1)))  # one more unit, always 0: even one alone has two components then
     with np.errstate(invalid="ignore"):  # a network that has fallen silent has no variance to explain
-        x, y = PCA(2).fit_transform(states).T
-    phase = np.linspace(0, 1, len(x))
-    pieces = np.stack([np.stack([x[:-1], y[:-1]], -1), np.stack([x[1:], y[1:]], -1)], 1)  # each to the next sample
-    right.plot(x, y, color="black", linewidth=6)  # an edge for the line's pale middle
-    lines = right.add_collection(LineCollection(pieces, cmap="twilight_shifted", array=phase[:-1], linewidth=4))
+        points = PCA(2).fit_transform(states)
+    right.plot(*points.T, color="black", linewidth=6)  # an edge for the line's pale middle
+    pieces, phase = np.stack([points[:-1], points[1:]], axis=1), np.linspace(0, 1, len(points))[:-1]
+    lines = right.add_collection(LineCollection(pieces, cmap="twilight_shifted", array=phase, linewidth=4))
     arrow = {"arrowstyle": "-|>", "mutation_scale": 22, "color": "black"}
-    for k in range(0, len(x) - 1, max(1, len(x) // 12)):  # which way it goes
-        right.annotate("", (x[k + 1], y[k + 1]), (x[k], y[k]), arrowprops=arrow)
+    for k in range(0, len(pieces), max(1, len(points) // 12)):  # which way it goes
+        right.annotate("", points[k + 1], points[k], arrowprops=arrow)
     right.margins(0.08)
     right.set(xlabel="first principal component", ylabel="second", title="the same cycle in the hidden state")
     figure.colorbar(lines, ax=right, label="phase")
