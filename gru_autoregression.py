@@ -412,8 +412,7 @@ def draw_pictures(out_dir, model, dataset, generated, states, recovery, warm_up)
     V_and_W = np.stack([generated[-1, shown, 0].numpy(), recovery.predict(states[shown, -1].numpy())])
     frames = np.linspace(2, true.shape[1], 75, dtype=int)
     save_gif(out_dir / "autoGRU.gif", frames, plot_growing_trace, true, V_and_W, dataset.dt, warm_up, fps=12)
-    portrait = (dataset, generated, states, recovery, warm_up)
-    save_figure(out_dir / "phase_portrait.png", draw_phase_portrait, *portrait)
+    save_figure(out_dir / "phase_portrait.png", draw_phase_portrait, dataset, generated, states, recovery, warm_up)
     save_figure(out_dir / "gates.png", draw_gates, model, generated[-1], states[:, -1], dataset.dt)
 
 
