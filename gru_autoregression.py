@@ -318,10 +318,10 @@ def plot_growing_trace(figure, true, generated, dt, warm_up):
     figure.set_size_inches(10, 4.5)
     grid = figure.add_gridspec(2, 2, width_ratios=(3, 2), height_ratios=(3, 2))
     trace, difference, plane = (figure.add_subplot(place) for place in (grid[0, 0], grid[1, 0], grid[:, 1]))
-    styles = {"neuron": {"color": "0.6", "linewidth": 4}}
-    styles["GRU, W read out of its state"] = {"color": "tab:red", "linewidth": 1.5}
-    neuron, gru = (trace.plot([], [], **style)[0] for style in styles.values())
-    orbit, path = (plane.plot([], [], label=label, **style)[0] for label, style in styles.items())
+    (neuron,) = trace.plot([], [], color="0.6", linewidth=4)
+    (gru,) = trace.plot([], [], color="tab:red", linewidth=1.5)
+    (orbit,) = plane.plot([], [], color="0.6", linewidth=4, label="neuron")
+    (path,) = plane.plot([], [], color="tab:red", linewidth=1.5, label="GRU, W read out of its state")
     dots = [plane.plot([], [], "o", color=c, markersize=m)[0] for c, m in (("0.35", 13), ("tab:red", 7))]
     (error,) = difference.plot([], [], color="tab:red", linewidth=1)
     trace.axvspan(0, warm_up * dt, color="0.92")
@@ -340,7 +340,7 @@ def plot_growing_trace(figure, true, generated, dt, warm_up):
         orbit.set_data(*true[:, recent])
         path.set_data(*generated[:, max(recent.start, free.start) : n])
         for dot, values in zip(dots, (true, generated)):
-            dot.set_data(values[:1, n - 1], values[1:, n - 1])
+            dot.set_data(*values[:, n - 1 : n])
 
     return update
 
