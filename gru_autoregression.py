@@ -244,13 +244,13 @@ def judge(dataset, generated, warm_up):
     trajectories whose last spike is in phase. phase_drift: of the last spike, in periods. spectrum_distance: 0 to 1.
     """
     true_V, V = (x[:, warm_up:, 0].double().numpy() for x in (dataset.data_x, generated))  # (N, T)
-    period_error, in_phase, drift = zip(*(compare_spikes(*pair, dataset.dt) for pair in zip(true_V, V)))
+    period_error, in_phase, drift = np.array([compare_spikes(*pair, dataset.dt) for pair in zip(true_V, V)]).T
     return {
         "period_error": float(np.median(period_error)),
         "amplitude_error": float(np.median(abs(np.ptp(V, axis=1) / np.ptp(true_V, axis=1) - 1))),
         "periods_in_phase": float(np.median(in_phase)),
         "periods_in_phase_min": float(min(in_phase)),
-        "share_in_phase": float(np.mean([drift_of_one <= 0.05 for drift_of_one in drift])),
+        "share_in_phase": float(np.mean(drift <= 0.05)),
         "phase_drift": float(np.median(drift)),
         "phase_drift_max": float(max(drift)),
         "spectrum_distance": float(np.median([spectrum_distance(*pair) for pair in zip(true_V, V)])),
