@@ -195,9 +195,9 @@ def generate(model, init_x, future_T, block=1000):
 
 @torch.no_grad()
 def run_freely(model, x, warm_up):
-    """See the first samples of traces x (N, T, 1), then generate the rest; return all samples, and all states.
+    """See the first warm_up samples of traces x (N, T, 1), then generate the rest.
 
-    Returns (N, T, 1), of which the first warm_up samples are the true ones, and (T, N, num_hiddens), on the CPU.
+    Returns all samples (N, T, 1), the first ones as they were, and all states (T, N, num_hiddens), both on the CPU.
     """
     init_x = x[:, :warm_up].transpose(0, 1).to(model.device)
     states, readouts = model(init_x, future=x.shape[1] - warm_up)
