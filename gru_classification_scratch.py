@@ -185,15 +185,14 @@ def ideal_observer(data, windows, noise_std, batch_size=250):
     """
     num_classes, T, num_phases = windows.shape
     V = windows.transpose(0, 1).flatten(1)  # (T, classes * phases)
-    beliefs = []
-    for x in data.split(batch_size):  # few traces at a time stay in the cache
-        log_likelihood, belief = torch.zeros(len(x), num_classes * num_phases), torch.empty(len(x), T, num_classes)
+    beliefs = torch.empty(len(data), T, num_classes)
+    for x, belief in zip(data.split(batch_size), beliefs.split(batch_size)):  # few at a time stay in the cache
+        log_likelihood = torch.zeros(len(x), num_classes * num_phases)
         for t in range(T):
             log_likelihood -= (x[:, t] - V[t]).square() / (2 * noise_std**2)
             likely = (log_likelihood - log_likelihood.amax(-1, keepdim=True)).clamp(min=-80)  # exp of less is slow
             belief[:, t] = likely.softmax(-1).unflatten(-1, (num_classes, num_phases)).sum(-1)
-        beliefs.append(belief)
-    return torch.cat(beliefs)
+    return beliefs
 
 
 def evaluate_beliefs(probabilities, labels, prefix=""):
