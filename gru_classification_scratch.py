@@ -272,9 +272,8 @@ def draw_accuracy(figure, metrics, dt):
     if "ideal_accuracy" in metrics:
         left.plot(t, metrics["ideal_accuracy_along_the_way"], color="0.6", linewidth=4, label="ideal observer")
     left.plot(t, accuracy, color="C0", label="GRU")
-    for name, color, style in (("neighbours", "C2", "-."), ("features", "C1", "--")):
-        label = {"neighbours": "15 nearest neighbours", "features": "four features"}[name]
-        left.axhline(metrics[f"{name}_accuracy"], color=color, linestyle=style, label=f"{label}, whole trace")
+    left.axhline(metrics["neighbours_accuracy"], color="C2", linestyle="-.", label="15 nearest neighbours, whole trace")
+    left.axhline(metrics["features_accuracy"], color="C1", linestyle="--", label="four features, whole trace")
     left.set(xlabel="time seen", ylabel="accuracy", xlim=(0, t[-1]), ylim=(0.45, 1.02))
     left.legend(loc="lower right")
     right.plot(t, accuracy, color="C0", label="GRU: how often it is right")
