@@ -246,12 +246,11 @@ def draw_samples(figure, dataset, num=3):
     figure.set_size_inches(8, 5)
     axes = figure.subplots(len(CLASSES), sharex=True, sharey=True)
     t = dataset.dt * np.arange(dataset.T)
-    for label, (name, ax) in enumerate(zip(CLASSES, axes)):
+    for label, (name, parameters) in enumerate(dataset.CLASSES.items()):
         for trace in dataset.data[dataset.labels == label][:num]:
-            ax.plot(t, trace[:, 0], color=f"C{label}", linewidth=1.2, alpha=0.8)
-        ax.set_ylabel("V")
-        parameters = dataset.CLASSES[name]
-        ax.set_title(f"class {name}: a = {parameters['a']}, b = {parameters['b']}", loc="left")
+            axes[label].plot(t, trace[:, 0], color=f"C{label}", linewidth=1.2, alpha=0.8)
+        axes[label].set_title(f"class {name}: a = {parameters['a']}, b = {parameters['b']}", loc="left")
+        axes[label].set_ylabel("V")
     axes[-1].set(xlabel="time", xlim=(0, dataset.T * dataset.dt))
 
 
