@@ -338,9 +338,7 @@ def print_table(metrics, dt):
 
 def main(argv=None):
     args = parser.parse_args(argv)
-    for name, value in TASKS[args.task].items():
-        if name not in args:
-            setattr(args, name, value)
+    vars(args).update(TASKS[args.task] | vars(args))  # what was given goes before what the task says
     start = set_up(args)
 
     def dataset(offset, num, factor=1):  # no two offsets or seeds share a trajectory
