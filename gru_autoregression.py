@@ -354,7 +354,7 @@ def draw_phase_portrait(figure, dataset, generated, states, recovery, warm_up):
     V, states = generated[-1, warm_up:, 0].numpy(), states[warm_up:, -1].numpy()
     # the last period, from shortly before a spike to shortly before the next: there all is slow, and the ends meet
     begins = np.flatnonzero(crosses_upwards(true_V)) - round(0.2 * period() / dataset.dt)
-    last = slice(max(0, begins[-2]), max(0, begins[-1]) + 2) if len(begins) > 1 else slice(None)
+    last = slice(max(0, begins[-2]), begins[-1] + 2) if len(begins) > 1 else slice(None)
 
     figure.set_size_inches(11, 4.5)
     left, right = figure.subplots(1, 2)
