@@ -480,14 +480,14 @@ def check_flags(args):
 def make_model(args, dataset, dt):
     """Train a network, or fit the readout of one; return it, and what there is to say of its training."""
     model = GRU(num_inputs=1, num_hiddens=args.n_hidden, num_outputs=1, residual=True).to(args.device)
-    train_set, path = dataset(0, args.num_train, args.num_samples, args.anywhere), args.out_dir / f"{STEM}.pth"
+    train_set = dataset(0, args.num_train, args.num_samples, args.anywhere)
     if args.untrained:
         model.fit_readout(train_set.data_x, train_set.data_y, skip=10)
         return model, {}
     valid_set = dataset(1, 16, args.warm_up + round(1600 / dt))
     training = train_model(model, train_set, valid_set, args)  # nothing has run yet
     window = LiveWindow(plot_free_run, valid_set) if args.train_visualization else None
-    info = {"best_by": "score", "task": "autoregression", "dt": dt}
+    path, info = args.out_dir / f"{STEM}.pth", {"best_by": "score", "task": "autoregression", "dt": dt}
     history, interrupted = follow(training, args.num_epochs_one_step + args.num_epochs, model, path, window, **info)
     return model, {"train_seconds": history[-1]["seconds"], "interrupted": interrupted}
 
