@@ -328,7 +328,8 @@ def test_loss_is_asked_from_the_share_of_the_trace_that_each_task_names():
         model = GRU(1, 3, 2)
         logits = model.forward_by_steps(data.data.transpose(0, 1))[1][first:]
         picked = logits.log_softmax(-1)[:, torch.arange(8), data.labels]
-        args = plumbing.argparse.Namespace(loss_from=task.TASKS[name]["loss_from"], max_grad_norm=1.0)
+        loss_from = {"hard": task.parser.get_default("loss_from"), "original": task.ORIGINAL["loss_from"]}[name]
+        args = plumbing.argparse.Namespace(loss_from=loss_from, max_grad_norm=1.0)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
         schedule = torch.optim.lr_scheduler.ConstantLR(optimizer)
         loss, _ = task.train_epoch(model, [(data.data, data.labels)], optimizer, schedule, args)
