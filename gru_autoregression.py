@@ -381,7 +381,7 @@ def draw_phase_portrait(figure, dataset, generated, states, recovery, warm_up):
 
 @torch.no_grad()
 def draw_gates(figure, model, x, states, dt):
-    """Draw V and both gates of all units along the last period of a generated trace x (T, 1), states (T, n).
+    """Draw V and both gates of all units along the last 1.2 periods of a generated trace x (T, 1), states (T, n).
 
     The units are sorted by how much further their update gate is open while V > 0 than while V < 0.
     """

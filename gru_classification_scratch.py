@@ -27,32 +27,32 @@ from models import GRU
 
 STEM = "gru_classification_scratch"
 CLASSES = list(FitzhughNagumoClassification.CLASSES)
-# where the original task differs from the hard one, whose settings are the defaults of the flags
-ORIGINAL = {"duration": 400.0, "noise_std": 0.0, "random_phase": False, "match_period": False, "test_factor": 2}
-ORIGINAL |= {"num_test": 512, "memory": 250, "loss_from": 0.5, "batch_size": 64, "init_lr": 2e-2, "max_grad_norm": 0.2}
-ORIGINAL |= {"num_epochs": 6}
+# the defaults below are those of the hard task; here is where the original one differs
+ORIGINAL = {"duration": 400.0, "noise_std": 0.0, "random_phase": False, "match_period": False}
+ORIGINAL |= {"num_test": 512, "test_factor": 2, "memory": 250, "loss_from": 0.5}
+ORIGINAL |= {"batch_size": 64, "init_lr": 2e-2, "max_grad_norm": 0.2, "num_epochs": 6}
 
 parser = FlagParser(__doc__)
 flag = parser.add_argument
-flag("--task", choices=["hard", "original"], default="hard", help="original has other defaults for the next twelve")
+# data
+flag("--task", choices=["hard", "original"], default="hard", help="original: long clean traces, and other defaults")
+flag("--num_train", type=number(int, 1, 100_000), default=2048, help="neurons of each class to train on")
+flag("--num_test", type=number(int, 1, 100_000), default=2000, help="new traces of each class to test on")
+flag("--test_factor", type=number(int, 1, 100), default=1, help="how many times longer the test traces are")
 flag("--duration", type=number(float, 1, 10_000), default=100.0, help="length of a training trace in time units")
+flag("--dt", type=number(float, 1e-3, 100), default=0.4, help="time between samples")
 flag("--noise_std", type=number(float, 0, 100), default=0.2, help="standard deviation of the noise on V")
 flag("--random_phase", action=argparse.BooleanOptionalAction, default=True, help="start anywhere on the limit cycle")
 flag("--match_period", action=argparse.BooleanOptionalAction, default=True, help="give both neurons the same period")
-flag("--test_factor", type=number(int, 1, 100), default=1, help="how many times longer the test traces are")
-flag("--num_test", type=number(int, 1, 100_000), default=2000, help="new traces of each class to test on")
-flag("--memory", type=number(float, 2, 1e9), default=2, help="steps that untrained units remember: from 2 to this")
-flag("--loss_from", type=number(float, 0, 1), default=0.0, help="share of a trace after which every step is scored")
-flag("--batch_size", type=number(int, 1, 100_000), default=48, help="traces per gradient step")
-flag("--init_lr", type=number(float, 1e-9, 1e9), default=1e-2, help="learning rate of Adam; decays to 0 as a cosine")
-flag("--max_grad_norm", type=number(float, 1e-9, 1e9), default=0.1, help="a longer gradient is clipped to this norm")
-flag("--num_epochs", type=number(int, 1, 100_000), default=30, help="passes over the training set, redrawn for each")
-# data
-flag("--num_train", type=number(int, 1, 100_000), default=2048, help="neurons of each class to train on")
-flag("--dt", type=number(float, 1e-3, 100), default=0.4, help="time between samples")
 # model
 flag("--n_hidden", type=number(int, 1, 2048), default=32, help="hidden units")
+flag("--memory", type=number(float, 2, 1e9), default=2, help="steps that untrained units remember: from 2 to this")
 # training
+flag("--num_epochs", type=number(int, 1, 100_000), default=30, help="passes over the training set, redrawn for each")
+flag("--batch_size", type=number(int, 1, 100_000), default=48, help="traces per gradient step")
+flag("--loss_from", type=number(float, 0, 1), default=0.0, help="share of a trace after which every step is scored")
+flag("--init_lr", type=number(float, 1e-9, 1e9), default=1e-2, help="learning rate of Adam; decays to 0 as a cosine")
+flag("--max_grad_norm", type=number(float, 1e-9, 1e9), default=0.1, help="a longer gradient is clipped to this norm")
 flag("--seed", type=number(int, 0, 2**31 - 1), default=0, help="fixes the data, the first weights and the batches")
 flag("--device", type=device, default="auto", help="auto, cpu or cuda")
 # output
@@ -110,7 +110,7 @@ def train_epoch(model, batches, optimizer, schedule, args):
 
 
 def class_probabilities(model, data, batch_size=500):
-    """The network's probability of each class after every sample of traces (N, T, 1), as (N, T, 2) on the CPU."""
+    """The network's probability of each class after every sample of traces (N, T, 1), as (N, T, classes) on the CPU."""
     return torch.cat([model.predict(x) for x in data.split(batch_size)]).softmax(-1)
 
 
@@ -255,7 +255,7 @@ def draw_accuracy(figure, metrics, dt):
 
 
 def plot_arriving(figure, data, beliefs, dt):
-    """Set up one trace of each class (2, T, 1), and beliefs below: name -> P(class B) (2, T); return update(n).
+    """Set up one trace of each class (classes, T, 1), and below name -> P(class B) (classes, T); return update(n).
 
     update(n) shows the first n samples.
     """
