@@ -358,10 +358,7 @@ class Recurrence(torch.autograd.Function):
 
 
 def factors(H, gates, H_tilde):
-    """Compute F_g = [F_z, F_r] and F, by which the way back multiplies gradients, for many steps at once.
-
-    In torch sigmoid_backward(d, Z) is d ∘ Z (1 - Z), and tanh_backward(d, H) is d ∘ (1 - H²).
-    """
+    """Compute F_g = [F_z, F_r] and F, by which the way back multiplies gradients, for many steps at once."""
     (Z, R), F_g = gates.chunk(2, -1), torch.empty_like(gates)
     F_z, F_r = F_g.chunk(2, -1)
     torch.ops.aten.sigmoid_backward(H - H_tilde, Z, grad_input=F_z)  # (H - H_tilde) ∘ Z (1 - Z)
@@ -413,8 +410,7 @@ def load_checkpoint(path, device="cpu"):
     """Rebuild a GRU from a file of `save_checkpoint`, or from a bare state dict of the textbook's eleven tensors.
 
     What was saved as `info` is in `model.info`. A bare state dict does not say how the switches stood: the defaults are
-    assumed, and reset_after=True if it has b_hh.
-    Nothing but tensors, numbers and strings is ever unpickled.
+    assumed, and reset_after=True if it has b_hh. Nothing but tensors, numbers and strings is ever unpickled.
     Raises ValueError, naming the path and the cause, for a file that is missing, damaged or not a GRU's.
     """
     try:
