@@ -12,7 +12,6 @@ import zipfile
 from contextlib import contextmanager
 from numbers import Integral
 from pathlib import Path
-from types import NoneType
 
 import torch
 from torch import nn
@@ -439,6 +438,6 @@ def _rebuild(content):
     if not real or any(w.dtype != weights[0].dtype or not w.isfinite().all() for w in weights):
         raise ValueError("has weights that are not finite, or not all of one real type")
     model.info = dict(content["info"])
-    if not all(isinstance(value, (str, int, float, NoneType)) for value in model.info.values()):
+    if not all(isinstance(value, str | int | float | None) for value in model.info.values()):
         raise ValueError("has info that is neither a number nor a string")
     return model
