@@ -304,10 +304,7 @@ def save_figure(path, draw, *data):
 
 
 def save_gif(path, frames, plot, *data, fps=8, play=True):
-    """Write what update(frame) of plot(figure, *data) shows, frame by frame, as an endless GIF; play it in a window.
-
-    It rests on the last frame for a second.
-    """
+    """Write what update(frame) of plot(figure, *data) shows, frame by frame, as an endless GIF; play it in a window."""
     if play:
         window = LiveWindow(plot, *data, share=1.0)
         for frame in frames:
@@ -318,7 +315,7 @@ def save_gif(path, frames, plot, *data, fps=8, play=True):
     update(frames[0])  # its title takes part in the layout
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # the layout stays as it is now: to compute it anew would take half the time
-    frames = [*frames] + [frames[-1]] * fps
+    frames = [*frames] + [frames[-1]] * fps  # it rests on the last one for a second
     animation = FuncAnimation(figure, update, frames, init_func=lambda: None)
     with replacing(path) as temporary:
         animation.save(temporary, writer="pillow", fps=fps)
