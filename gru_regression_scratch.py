@@ -148,10 +148,9 @@ def fit_baselines(dataset):
 
 def fit_untrained(model, dataset, widths):
     """Build networks like `model` of other widths and fit nothing but their readouts: what did training buy?"""
-    networks = {}
-    for num_hiddens in widths:
-        networks[f"untrained_{num_hiddens}"] = GRU(1, num_hiddens, 1, residual=True).to(model.device)
-        networks[f"untrained_{num_hiddens}"].fit_readout(dataset.data_x, dataset.data_y, SKIP)
+    networks = {f"untrained_{width}": GRU(1, width, 1, residual=True).to(model.device) for width in widths}
+    for network in networks.values():
+        network.fit_readout(dataset.data_x, dataset.data_y, SKIP)
     return networks
 
 
