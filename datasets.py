@@ -52,8 +52,8 @@ def simulate(v0, w0, t, I=0.5, a=0.7, b=0.8, eps=1 / 50):
     # One stacked system: every step serves all N neurons. The solver keeps the root mean square of the errors within
     # its tolerance, so one neuron among many may err more than that, and samples between steps are interpolated:
     # 1e-10 leaves ample room for both.
-    start, options = np.concatenate([v0, w0]), {"method": "DOP853", "rtol": 1e-10, "atol": 1e-10}
-    solution = solve_ivp(derivative, (t[0], t[-1]), start, t_eval=t, **options)
+    start = np.concatenate([v0, w0])
+    solution = solve_ivp(derivative, (t[0], t[-1]), start, "DOP853", t_eval=t, rtol=1e-10, atol=1e-10)
     if not solution.success:
         raise ValueError(f"I = {I}, a = {a}, b = {b}, eps = {eps}: cannot be integrated: {solution.message}")
     V, W = np.split(solution.y, 2)
@@ -214,7 +214,7 @@ def _check_sizes(N, T, duration, size_name="T"):
 
 def _finite_array(name, values, limit):
     try:
-        array = np.atleast_1d(np.asarray(values, dtype=np.float64))
+        array = np.array(values, dtype=np.float64, ndmin=1)
     except (TypeError, ValueError, OverflowError):
         raise ValueError(f"{name} = {values!r}: expected numbers") from None
     if array.ndim != 1 or not array.size or not np.all(np.abs(array) <= limit):
