@@ -74,7 +74,7 @@ class Traces(TensorDataset):
     def __init__(self, V, dt):
         if np.ndim(V) != 2 or len(V) < 2 or not np.isfinite(V).all():
             raise ValueError(f"V has shape {np.shape(V)}: expected (T + 1, N), of finite numbers, at least two in time")
-        self.data_x, self.data_y, self.dt = _traces(V[:-1]), _traces(V[1:]), dt
+        self.data_x, self.data_y, self.dt = _to_tensor(V[:-1]), _to_tensor(V[1:]), dt
         super().__init__(self.data_x, self.data_y)  # what an index gives: one trace and its targets
 
 
@@ -98,7 +98,7 @@ class FitzhughNagumo(Traces):
         self.parameters = {"I": I, "a": a, "b": b}
         V, W = self._trajectories(N, np.arange(T + 1) * (duration / T))  # (T + 1, N)
         super().__init__(V, duration / T)
-        self.data_w = _traces(W[:-1])
+        self.data_w = _to_tensor(W[:-1])
 
     def _trajectories(self, N, t):
         if self.anywhere:
@@ -112,7 +112,7 @@ class FitzhughNagumo(Traces):
         _check_number("n", n, 1, MAX_SAMPLES, Integral)
         _check_number("n * dt", n * self.dt, 0, MAX_DURATION)
         V, _ = self._trajectories(1, np.arange(n) * self.dt)
-        return _traces(V).transpose(0, 1)
+        return _to_tensor(V).transpose(0, 1)
 
 
 class FitzhughNagumoClassification(Dataset):
@@ -162,7 +162,7 @@ class FitzhughNagumoClassification(Dataset):
             start = self.rng.integers(0, len(V) - self.T + 1, V.shape[1])
             windows.append(V[start + np.arange(self.T)[:, None], np.arange(V.shape[1])])  # (T, N)
         V = np.hstack(windows)
-        self.data = _traces(V + self.noise_std * self.rng.standard_normal(V.shape))
+        self.data = _to_tensor(V + self.noise_std * self.rng.standard_normal(V.shape))
 
     def __len__(self):
         return len(self.data)
@@ -193,8 +193,8 @@ def upward_crossings(V, dt):
     return (before + V[before] / (V[before] - V[before + 1])) * dt
 
 
-def _traces(V):
-    """(T, N) float64 array to (N, T, 1) float32 tensor."""
+def _to_tensor(V):
+    """(T, N) array to (N, T, 1) float32 tensor."""
     return torch.tensor(V.T, dtype=torch.float32).unsqueeze(-1)
 
 
