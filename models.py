@@ -286,7 +286,7 @@ class Recurrence(torch.autograd.Function):
         for now in blocks(T + future, H.numel()):
             # the inputs' part of A_g and A, one product each for the whole block; the loop makes Z, R and H_tilde of it
             gates, candidates = X[now] @ W_xg, X[now] @ W_xh
-            steps = each_step(now.start, gates, gates[..., :n], gates[..., n:], candidates, states[1:][now])
+            steps = each_step(now.start, gates, *gates.split(n, -1), candidates, states[1:][now])
             with torch.inference_mode():  # the gradient is ours to compute: autograd need not look at each operation
                 for t, (ZR, Z, R, H_tilde, H_new) in steps:
                     if t >= T:  # from here on the network is fed with its own readout
@@ -317,7 +317,7 @@ class Recurrence(torch.autograd.Function):
         refuse(torch.is_grad_enabled() or torch.is_autocast_enabled(dstates.device.type))
         W_xg, W_hg, W_xh, W_hh, W_y, *saved, X, states = ctx.saved_tensors
         T, (total, B, n) = ctx.T, dstates.shape
-        dX = torch.cat([dgenerated.new_zeros(T, B, X.shape[2] - 1), dgenerated])  # (total, B, I)
+        dX = nn.functional.pad(dgenerated, (0, 0, 0, 0, T, 0))  # (total, B, I)
         dW_xg, dW_hg, dW_xh, dW_hh = (torch.zeros_like(W) for W in (W_xg, W_hg, W_xh, W_hh))
         # without the biases' rows: nobody asks for the gradient of the 1 at the end of each X
         W_xgT, W_hgT, W_xhT, W_hhT = (W.t().contiguous() for W in (W_xg[:-1], W_hg, W_xh[:-1], W_hh))
