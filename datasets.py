@@ -160,7 +160,7 @@ class FitzhughNagumoClassification(Dataset):
         windows = []
         for V in self.traces:
             start = self.rng.integers(0, len(V) - self.T + 1, V.shape[1])
-            windows.append(V[start + np.arange(self.T)[:, None], np.arange(V.shape[1])])  # (T, N)
+            windows.append(np.take_along_axis(V, start + np.arange(self.T)[:, None], axis=0))  # (T, N)
         V = np.hstack(windows)
         self.data = _to_tensor(V + self.noise_std * self.rng.standard_normal(V.shape))
 
