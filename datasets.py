@@ -72,8 +72,9 @@ class Traces(TensorDataset):
     """
 
     def __init__(self, V, dt):
-        if np.ndim(V) != 2 or len(V) < 2 or not np.isfinite(V).all():
-            raise ValueError(f"V has shape {np.shape(V)}: expected (T + 1, N), of finite numbers, at least two in time")
+        V = np.asarray(V, dtype=np.float64)
+        if V.ndim != 2 or len(V) < 2 or not V.size or not np.isfinite(V).all():
+            raise ValueError(f"V has shape {V.shape}: expected (T + 1, N), of finite numbers, at least two in time")
         self.data_x, self.data_y, self.dt = _to_tensor(V[:-1]), _to_tensor(V[1:]), dt
         super().__init__(self.data_x, self.data_y)  # what an index gives: one trace and its targets
 
@@ -207,7 +208,7 @@ def _check_number(name, value, low, high, kind=Real):
 def _check_sizes(N, T, duration, size_name="T"):
     _check_number("N", N, 1, MAX_SAMPLES, Integral)
     _check_number(size_name, T, 1, MAX_SAMPLES, Integral)
-    if N * T > MAX_SAMPLES:
+    if int(N) * int(T) > MAX_SAMPLES:
         raise ValueError(f"N = {N}, {size_name} = {T}: expected at most {MAX_SAMPLES:,} samples in all")
     _check_number("duration", duration, 1e-9, MAX_DURATION)
 

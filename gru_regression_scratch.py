@@ -161,7 +161,7 @@ def evaluate_model(networks, baselines, dataset):
     """
     x, y = (data.double().squeeze(-1).numpy() for data in (dataset.data_x, dataset.data_y))
     predictions = {name: network.predict(dataset.data_x).squeeze(-1).double() for name, network in networks.items()}
-    predictions |= {"persistence": x}
+    predictions["persistence"] = x
     for name, (features, regression) in baselines.items():
         predictions[name] = regression.predict(np.concatenate(features(x))).reshape(x.shape)
     metrics = {}

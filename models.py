@@ -82,7 +82,8 @@ class GRU(nn.Module):
 
         Returns the states (T + future, B, num_hiddens) and the readouts (T + future, B, num_outputs), or, with
         per_timestep_readout=False, the last readout alone, (B, num_outputs).
-        Raises ValueError where a shape, type or device does not fit, RuntimeError for second derivatives or autocast.
+        Raises ValueError where a shape, type or device does not fit, and, in the textbook form, RuntimeError for second
+        derivatives or autocast.
         """
         if self.reset_after:
             return self.forward_by_steps(inputs, H, future)
@@ -109,8 +110,12 @@ class GRU(nn.Module):
 
     @torch.no_grad()
     def predict(self, x, future=0):
-        """Return the readouts (N, T, num_outputs) on the CPU, for sequences (N, T, num_inputs), as in a dataset."""
-        return self(x.transpose(0, 1).to(self.device), future=future)[1].transpose(0, 1).cpu()
+        """Return the readouts for sequences (N, T, num_inputs), as in a dataset, on the CPU.
+
+        They are (N, T + future, num_outputs), or, with per_timestep_readout=False, the last alone, (N, num_outputs).
+        """
+        readouts = self(x.transpose(0, 1).to(self.device), future=future)[1].cpu()
+        return readouts.transpose(0, 1) if self.per_timestep_readout else readouts
 
     @torch.no_grad()
     def fit_readout(self, x, y, skip, ridge=1e-8):
@@ -418,12 +423,13 @@ def load_checkpoint(path, device="cpu"):
         with zipfile.ZipFile(path) as archive:  # torch itself does not notice a flipped byte
             if archive.testzip() is not None:
                 raise ValueError("the file is damaged: a checksum does not match")
-        return _rebuild(torch.load(path, map_location=device, weights_only=True)).to(device)
+        model = _rebuild(torch.load(path, map_location="cpu", weights_only=True))
     except OSError as error:
         raise ValueError(f"checkpoint {path}: {error.strerror}") from None
     except Exception as error:  # damaged bytes can fail anywhere in zipfile, pickle or torch, in any way
         cause = error if isinstance(error, ValueError) else "damaged, or not the checkpoint of a GRU"
         raise ValueError(f"checkpoint {path}: {cause}") from None
+    return model.to(device)
 
 
 def _rebuild(content):

@@ -88,12 +88,11 @@ def number(kind, low, high):
 def device(name):
     """An argparse type: cpu, cuda, or auto, which is cuda where there is one."""
     has_cuda = torch.cuda.is_available()
-    devices = {"auto": "cuda" if has_cuda else "cpu", "cpu": "cpu", "cuda": "cuda"}
-    if name not in devices:
+    if name not in ("auto", "cpu", "cuda"):
         raise argparse.ArgumentTypeError(f"{name!r}: expected auto, cpu or cuda")
     if name == "cuda" and not has_cuda:
         raise argparse.ArgumentTypeError("'cuda': expected a machine with a CUDA device; use auto or cpu")
-    return torch.device(devices[name])
+    return torch.device("cuda" if has_cuda and name != "cpu" else "cpu")
 
 
 def folder(text):

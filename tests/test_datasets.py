@@ -188,12 +188,19 @@ def test_traces_of_a_recording_are_paired_with_themselves_one_sample_later():
     np.testing.assert_allclose(y.flatten(), V[11:16], rtol=1e-6)
     assert data.data_x.dtype == torch.float32
     assert torch.equal(data.data_y[:-1, -1], data.data_x[1:, 0])
+    for same in (windows.T.tolist(), torch.tensor(windows.T)):
+        assert torch.equal(Traces(same, dt=0.1).data_x, data.data_x)
 
 
-@pytest.mark.parametrize("V", [np.zeros(5), np.zeros((1, 3)), np.array([[0.0], [np.nan]]), 3.0])
+@pytest.mark.parametrize("V", [np.zeros(5), np.zeros((1, 3)), np.zeros((5, 0)), np.array([[0.0], [np.nan]]), 3.0])
 def test_traces_that_are_none_are_refused(V):
     with pytest.raises(ValueError, match="V has shape"):
         Traces(V, 0.1)
+
+
+def test_sizes_that_overflow_their_type_are_refused():
+    with pytest.raises(ValueError, match="expected at most 50,000,000 samples"):
+        FitzhughNagumo(np.int32(50_000), np.int32(50_000))
 
 
 @pytest.mark.parametrize("anywhere", ["no", 0, None])

@@ -310,6 +310,12 @@ def test_a_missing_checkpoint_and_a_folder_are_refused(tmp_path):
         load_checkpoint(tmp_path)
 
 
+def test_a_device_that_is_not_there_is_no_fault_of_the_file(tmp_path):
+    save_checkpoint(tmp_path / "model.pth", GRU(1, 4, 1))
+    with pytest.raises(RuntimeError, match="nonsense"):
+        load_checkpoint(tmp_path / "model.pth", "nonsense")
+
+
 def test_only_a_regular_file_is_read(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", "/dev/zero"):

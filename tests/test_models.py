@@ -328,6 +328,9 @@ def test_predict_takes_sequences_as_a_dataset_has_them():
     assert predicted.shape == (3, 40, 2)
     assert not predicted.requires_grad
     assert_same(predicted.transpose(0, 1), model(inputs)[1].detach().numpy())
+    last = GRU(3, 5, 2, per_timestep_readout=False)
+    x = torch.randn(7, 40, 3)
+    assert_same(last.predict(x), last(x.transpose(0, 1))[1].detach().numpy())
 
 
 def test_to_torch_gives_back_what_from_torch_took():
