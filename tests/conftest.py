@@ -3,5 +3,6 @@
 import os
 
 os.environ["OMP_NUM_THREADS"] = "1"
-for name in ("DISPLAY", "MPLBACKEND"):  # a test that wants a window says so
+# a test that wants a window says so; and without its buffer stdout would fail at another place than a user's
+for name in ("DISPLAY", "MPLBACKEND", "PYTHONUNBUFFERED"):
     os.environ.pop(name, None)

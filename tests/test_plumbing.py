@@ -52,6 +52,18 @@ def test_follow_leaves_the_model_and_its_file_with_the_best_weights(best_by, bes
     assert lines[-1] == f"wrote {path}"
 
 
+def test_in_a_terminal_a_bar_takes_the_place_of_lines(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    model = GRU(1, 3, 1)
+    plumbing.follow(fake_training(model, [{"loss": 1.5}] * 4), 4, model, tmp_path / "model.pth")
+    output = capsys.readouterr()
+    assert output.err == ""
+    assert "100%" in output.out
+    assert "4/4" in output.out
+    assert "loss=1.5" in output.out
+    assert "epoch   4" not in output.out
+
+
 def test_no_more_than_fifty_lines(tmp_path, capsys):
     model = GRU(1, 3, 1)
     plumbing.follow(fake_training(model, [{"loss": 1.0}] * 175), 175, model, tmp_path / "model.pth")
