@@ -367,7 +367,7 @@ def draw_phase_portrait(figure, dataset, generated, states, recovery, warm_up):
     left.legend(loc="upper center", ncols=2, fontsize=10)
     states = np.pad(states[last], ((0, 0), (0, 1)))  # one more unit, always 0: even one alone has two components then
     with np.errstate(invalid="ignore"):  # a network that has fallen silent has no variance to explain
-        points = PCA(2).fit_transform(states)
+        points = PCA(2, svd_solver="full").fit_transform(states)  # what it would choose for many units is random
     right.plot(*points.T, color="black", linewidth=6)  # an edge for the line's pale middle
     pieces, phase = np.stack([points[:-1], points[1:]], axis=1), np.linspace(0, 1, len(points))[:-1]
     lines = right.add_collection(LineCollection(pieces, cmap="twilight_shifted", array=phase, linewidth=4))

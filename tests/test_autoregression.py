@@ -1,6 +1,6 @@
 """The judges of free running, on traces whose answer is known; generation; and the shipped network."""
 
-from plumbing import save_gif
+from plumbing import save_figure, save_gif
 
 import functools
 import json
@@ -257,6 +257,16 @@ def test_pictures_of_a_network_of_a_single_unit(tmp_path, monkeypatch):
     task.draw_pictures(tmp_path, model, data, generated, states, recovery, 50)
     names = {"autoGRU.gif", "phase_portrait.png", "gates.png"}
     assert {path.name for path in tmp_path.iterdir() if path.stat().st_size > 1000} == names
+
+
+def test_the_portrait_of_many_units_is_the_same_every_time(tmp_path):
+    torch.manual_seed(0)
+    model, data = GRU(1, 500, 1), FitzhughNagumo(2, 600, duration=470.0, seed=0)
+    generated, states = task.run_freely(model, data.data_x, 50)
+    recovery, _ = task.fit_recovery(states, data.data_w, 50)
+    for name in ("one.png", "other.png"):
+        save_figure(tmp_path / name, task.draw_phase_portrait, data, generated, states, recovery, 50)
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "other.png").read_bytes()
 
 
 def test_a_network_of_another_task_is_refused(tmp_path):
