@@ -115,7 +115,7 @@ class GRU(nn.Module):
         They are (N, T + future, num_outputs), or, with per_timestep_readout=False, the last alone, (N, num_outputs).
         """
         readouts = self(x.transpose(0, 1).to(self.device), future=future)[1].cpu()
-        return readouts.transpose(0, 1) if self.per_timestep_readout else readouts
+        return readouts.transpose(0, 1) if readouts.dim() == 3 else readouts
 
     @torch.no_grad()
     def fit_readout(self, x, y, skip, ridge=1e-8):

@@ -53,9 +53,9 @@ def test_ctrl_c_in_the_first_epoch_leaves_an_older_model_alone(stem, tmp_path):
     older = {tmp_path / f"{stem}.pth": b"model", tmp_path / f"{stem}_metrics.json": b"metrics"}
     for path, content in older.items():
         path.write_bytes(content)
-    process = start_forked(stem, "--num_train 5000 --batch_size 1 --no-train_visualization", tmp_path)
+    process = start_forked(stem, "--num_train 2000 --batch_size 1 --no-train_visualization", tmp_path)
     assert process.stdout.readline().startswith("while training runs")
-    time.sleep(1)  # an epoch takes longer
+    time.sleep(0.5)  # an epoch takes longer
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)
     assert (process.returncode, stdout, stderr) == (130, "", "")

@@ -152,7 +152,8 @@ def test_python_blocks_run(capsys, tmp_path, monkeypatch):
     blocks = [block for kind, block in BLOCKS if kind == "python"]
     assert blocks
     for block in blocks:
-        exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
+        shorter = block.replace("num_steps = 4146", "num_steps = 646")  # as the block says
+        exec(compile(shorter, "README.md", "exec"), {"__name__": "readme"})
         assert capsys.readouterr().out
 
 
