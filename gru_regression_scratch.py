@@ -289,7 +289,7 @@ def main(argv=None):
     print(f"\ndL/dH {back} steps back, relative to the last step: ", end="")
     print(f"{before[back]:.0e} before training, {after[back]:.0e} after")
     if args.train_visualization:
-        frames = [history[:epoch] for epoch in np.unique(np.linspace(1, len(history), 50, dtype=int))]
+        frames = [history[:epoch] for epoch in np.unique(np.linspace(1, len(history), 45, dtype=int))]
         save_figure(args.out_dir / "neuron.png", draw_neuron, view)
         save_gif(args.out_dir / "fitzhugh_nagumo_regression.gif", frames, plot_fit, view, play=False)
         save_figure(args.out_dir / "gradient_through_time.png", draw_gradients, before, after, args.window)
