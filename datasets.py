@@ -141,9 +141,9 @@ class FitzhughNagumoClassification(Dataset):
         self.T, self.dt, self.noise_std, self.rng = T, duration / T, noise_std, _generator(seed)
         periods = [period(**parameters) for parameters in self.CLASSES.values()]
         self.paces = [own / max(periods) if match_period else 1.0 for own in periods]
-        # with a random phase: two periods to settle on the limit cycle, and one more to choose the window's start from
         if random_phase:
             _check_number("duration / T", self.dt, 1e-4, MAX_DURATION)
+        # with a random phase: two periods to settle on the limit cycle, and one more to choose the window's start from
         num_spare = math.ceil(max(periods) / self.dt) if random_phase else 0
         _check_sizes(N, T + num_spare, duration, size_name="T and a spare period")
         t = np.arange(T + num_spare) * self.dt

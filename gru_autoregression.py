@@ -369,7 +369,8 @@ def draw_phase_portrait(figure, dataset, generated, states, recovery, warm_up):
     with np.errstate(invalid="ignore"):  # a network that has fallen silent has no variance to explain
         points = PCA(2, svd_solver="full").fit_transform(states)  # what it would choose for many units is random
     right.plot(*points.T, color="black", linewidth=6)  # an edge for the line's pale middle
-    pieces, phase = np.stack([points[:-1], points[1:]], axis=1), np.linspace(0, 1, len(points))[:-1]
+    pieces = np.stack([points[:-1], points[1:]], axis=1)  # from each sample to the next
+    phase = np.linspace(0, 1, len(points))[:-1]
     lines = right.add_collection(LineCollection(pieces, cmap="twilight_shifted", array=phase, linewidth=4))
     arrow = {"arrowstyle": "-|>", "mutation_scale": 22, "color": "black"}
     for k in range(0, len(pieces), max(1, len(points) // 12)):  # which way it goes
@@ -487,7 +488,8 @@ def make_model(args, dataset, dt):
     valid_set = dataset(1, 16, args.warm_up + round(1600 / dt))
     training = train_model(model, train_set, valid_set, args)  # nothing has run yet
     window = LiveWindow(plot_free_run, valid_set) if args.train_visualization else None
-    path, info = args.out_dir / f"{STEM}.pth", {"best_by": "score", "task": "autoregression", "dt": dt}
+    path = args.out_dir / f"{STEM}.pth"
+    info = {"best_by": "score", "task": "autoregression", "dt": dt}
     history, interrupted = follow(training, args.num_epochs_one_step + args.num_epochs, model, path, window, **info)
     return model, {"train_seconds": history[-1]["seconds"], "interrupted": interrupted}
 

@@ -255,9 +255,9 @@ def draw_accuracy(figure, metrics, dt):
 
 
 def plot_arriving(figure, data, beliefs, dt):
-    """Set up one trace of each class (classes, T, 1), and below name -> P(class B) (classes, T); return update(n).
+    """Set up one trace of each class, and below it what is believed of it; return update(n): the first n samples.
 
-    update(n) shows the first n samples.
+    data: (classes, T, 1). beliefs: name -> P(class B) after each sample, (classes, T).
     """
     t = dt * np.arange(1, data.shape[1] + 1)
     axes = figure.subplots(2, len(CLASSES), sharex=True, sharey="row", height_ratios=(3, 2))

@@ -440,8 +440,9 @@ def _rebuild(content):
     with torch.device("meta"):  # no memory and no random numbers for weights that are replaced at once
         model = GRU(**content["config"])
     model.load_state_dict(content["state_dict"], assign=True)  # of any type, float64 or bfloat16 too
-    weights, real = list(model.parameters()), model.fc.bias.is_floating_point()
-    if not real or any(w.dtype != weights[0].dtype or not w.isfinite().all() for w in weights):
+    weights = list(model.parameters())
+    dtype = weights[0].dtype
+    if not dtype.is_floating_point or any(w.dtype != dtype or not w.isfinite().all() for w in weights):
         raise ValueError("has weights that are not finite, or not all of one real type")
     model.info = dict(content["info"])
     if not all(isinstance(value, str | int | float | None) for value in model.info.values()):

@@ -22,7 +22,7 @@ TINY = {
 SCRIPTS = list(TINY)
 SERVER = get_context("forkserver")
 SERVER.set_forkserver_preload(
-    ["torch._dynamo", "scipy.integrate", "scipy.signal", "sklearn.linear_model", "sklearn.metrics", "tqdm"]
+    ["torch._dynamo", "scipy.integrate", "sklearn.decomposition", "sklearn.linear_model", "sklearn.metrics", "tqdm"]
     + ["sklearn.neighbors", "sklearn.pipeline", "sklearn.preprocessing", "matplotlib.pyplot", "matplotlib.animation"]
 )
 

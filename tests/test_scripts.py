@@ -38,7 +38,7 @@ def finished(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def finished_again(finished, tmp_path_factory):
-    """The same run once more, without an animation."""
+    """The same run once more, without pictures."""
     stem, _, _ = finished
     out_dir = tmp_path_factory.mktemp(f"{stem}_again")
     return stem, out_dir, run_forked(stem, "--seed 5 --no-train_visualization", out_dir)
