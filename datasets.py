@@ -11,52 +11,52 @@ V, W and time have no units: neither millivolts nor milliseconds. See http://www
 
 import functools
 import math
-from numbers import Integral, Real
 
 import numpy as np
 import torch
 from scipy.integrate import solve_ivp
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import TensorDataset
 
 MAX_SAMPLES = 5 * 10**7  # per dataset: 0.4 GB for V in float64, and a few times that while it is made
 MAX_DURATION = 25_000  # time units: to simulate more takes longer than ten seconds
 
 
+class TooLargeError(ValueError):
+    """More data than fit into the memory, or than anybody would wait for."""
+
+
+def check_size(N, T, duration):
+    if N * T > MAX_SAMPLES or duration > MAX_DURATION:
+        expected = f"expected at most {MAX_SAMPLES:,} samples in all, {MAX_DURATION:,} time units"
+        raise TooLargeError(f"{N:,} traces of {T:,} samples over {duration:,g} time units: {expected}")
+
+
 def simulate(v0, w0, t, I=0.5, a=0.7, b=0.8, eps=1 / 50):
     """Integrate N FitzHugh-Nagumo neurons at once, in float64, to within 1e-5 of the exact solution.
 
-    v0, w0: (N,) or numbers, V and W at time t[0], each in [-100, 100].
-    t: (T,) strictly increasing times at which to sample, in the model's time units, each in [-1e6, 1e6].
-    I: input current in [-5, 5]; a in [-5, 5], b in [0, 10] and eps in [1e-9, 1] shape the recovery.
-        With b < 0 the recovery variable can grow without bound, so it is refused.
+    v0, w0: (N,) or numbers, V and W at time t[0]. t: (T,) increasing times at which to sample.
+    I: input current. a, b >= 0 and 0 < eps <= 1 shape the recovery variable; with b < 0 it could grow without bound.
 
-    Returns V and W, each (T, N). Raises ValueError for anything outside these ranges.
+    Returns V and W, each (T, N). Raises ValueError for a b or eps outside its range, and if the solver fails.
     """
-    for name, value, low, high in (("I", I, -5, 5), ("a", a, -5, 5), ("b", b, 0, 10), ("eps", eps, 1e-9, 1)):
-        _check_number(name, value, low, high)
-    v0, w0 = _finite_array("v0", v0, limit=100), _finite_array("w0", w0, limit=100)
-    if len(v0) != len(w0) and 1 not in (len(v0), len(w0)):
-        raise ValueError(f"v0 has {len(v0)} values, w0 {len(w0)}: expected as many, or one")
-    v0, w0 = np.broadcast_arrays(v0, w0)
-    t = _finite_array("t", t, limit=1e6)
-    if np.any(np.diff(t) <= 0):
-        k = int(np.argmax(np.diff(t) <= 0))
-        raise ValueError(f"t[{k}] = {t[k]:g}, t[{k + 1}] = {t[k + 1]:g}: expected strictly increasing times")
+    if not (b >= 0 and 0 < eps <= 1):
+        raise ValueError(f"b = {b}, eps = {eps}: expected b >= 0 and 0 < eps <= 1")
+    v0, w0 = np.broadcast_arrays(np.atleast_1d(v0), np.atleast_1d(w0))
+    if len(t) == 1:
+        return v0[None].copy(), w0[None].copy()
 
     def derivative(_, state):
         V, W = state.reshape(2, -1)
         return np.concatenate([V - V * V * V / 3 - W + I, eps * (V + a - b * W)])  # V**3 takes ten times as long
 
-    if len(t) == 1:
-        return v0[None].copy(), w0[None].copy()
     # One stacked system: every step serves all N neurons. The solver keeps the root mean square of the errors within
     # its tolerance, so one neuron among many may err more than that, and samples between steps are interpolated:
     # 1e-10 leaves ample room for both.
-    start = np.concatenate([v0, w0])
-    solution = solve_ivp(derivative, (t[0], t[-1]), start, "DOP853", t_eval=t, rtol=1e-10, atol=1e-10)
+    tolerance = {"rtol": 1e-10, "atol": 1e-10}
+    solution = solve_ivp(derivative, (t[0], t[-1]), np.concatenate([v0, w0]), "DOP853", t_eval=t, **tolerance)
     if not solution.success:
-        raise ValueError(f"I = {I}, a = {a}, b = {b}, eps = {eps}: cannot be integrated: {solution.message}")
-    V, W = np.split(solution.y, 2)
+        raise ValueError(f"I = {I}, a = {a}, b = {b}, eps = {eps}: {solution.message}")
+    V, W = solution.y.reshape(2, len(v0), len(t))
     return V.T, W.T
 
 
@@ -68,13 +68,19 @@ class Traces(TensorDataset):
     data_x: (N, T, 1) float32, all samples of V but the last
     data_y: (N, T, 1) float32, V one sample later
 
-    Raises ValueError where V has another shape or is not finite.
+    Raises ValueError if V has another shape, or a number is not finite.
     """
 
     def __init__(self, V, dt):
+        if isinstance(V, list) and len({len(trace) for trace in V}) > 1:
+            raise ValueError(f"V is a list of {len(V)} sweeps of unequal length: cut them to one length, (T + 1, N)")
         V = np.asarray(V, dtype=np.float64)
-        if V.ndim != 2 or len(V) < 2 or not V.size or not np.isfinite(V).all():
-            raise ValueError(f"V has shape {V.shape}: expected (T + 1, N), of finite numbers, at least two in time")
+        if V.ndim != 2 or len(V) < 2:
+            raise ValueError(f"V has shape {V.shape}: expected (T + 1, N), time first, at least two samples")
+        if not np.isfinite(V).all():
+            t, trace = np.argwhere(~np.isfinite(V))[0]
+            found = f"{np.count_nonzero(~np.isfinite(V)):,} of {V.size:,} values are not finite"
+            raise ValueError(f"V: {found}, the first is V[{t}, {trace}] = {V[t, trace]}: cut them out or interpolate")
         self.data_x, self.data_y, self.dt = _to_tensor(V[:-1]), _to_tensor(V[1:]), dt
         super().__init__(self.data_x, self.data_y)  # what an index gives: one trace and its targets
 
@@ -87,36 +93,27 @@ class FitzhughNagumo(Traces):
     dt is duration / T. Equal seeds give equal data.
 
     data_w: (N, T, 1) float32, the recovery variable at the times of data_x; never shown to the network
-
-    Raises ValueError where a size is not a positive integer or a parameter is outside the range of `simulate`.
     """
 
     def __init__(self, N, T, I=0.5, a=0.7, b=0.8, duration=400.0, seed=None, anywhere=True):
-        _check_sizes(N, T, duration)
-        if not isinstance(anywhere, bool):
-            raise ValueError(f"anywhere = {anywhere!r}: expected True or False")
-        self.anywhere, self.rng = anywhere, _generator(seed)
+        check_size(N, T, duration)
+        self.anywhere, self.rng = anywhere, np.random.default_rng(seed)
         self.parameters = {"I": I, "a": a, "b": b}
         V, W = self._trajectories(N, np.arange(T + 1) * (duration / T))  # (T + 1, N)
         super().__init__(V, duration / T)
         self.data_w = _to_tensor(W[:-1])
 
     def _trajectories(self, N, t):
-        if self.anywhere:
-            v0, w0 = self.rng.uniform(-3, 3, N), self.rng.uniform(-1.5, 2.5, N)
-        else:
-            v0, w0 = self.rng.uniform(-1, 1, N), 0.0
+        box = ((-3, 3), (-1.5, 2.5)) if self.anywhere else ((-1, 1), (0, 0))
+        v0, w0 = (self.rng.uniform(*side, N) for side in box)
         return simulate(v0, w0, t, **self.parameters)
 
     def get_init(self, n=50):
         """The first n samples of a new trajectory, as (n, 1, 1): time first and a batch of one, as the GRU takes it."""
-        _check_number("n", n, 1, MAX_SAMPLES, Integral)
-        _check_number("n * dt", n * self.dt, 0, MAX_DURATION)
-        V, _ = self._trajectories(1, np.arange(n) * self.dt)
-        return _to_tensor(V).transpose(0, 1)
+        return _to_tensor(self._trajectories(1, np.arange(n) * self.dt)[0]).transpose(0, 1)
 
 
-class FitzhughNagumoClassification(Dataset):
+class FitzhughNagumoClassification(TensorDataset):
     """N voltage traces each of two neurons that differ in `a`: class A (label 0) and class B (label 1).
 
     T samples over `duration` time units; dt = duration / T. Each trace starts from V(0) uniform in [-1, 1), W(0) = 0.
@@ -127,25 +124,17 @@ class FitzhughNagumoClassification(Dataset):
 
     data: (2N, T, 1) float32, first all of class A, then all of class B
     labels: (2N,) int64
-
-    Raises ValueError where a size is not a positive integer or a number is out of range.
     """
 
     CLASSES = {"A": {"I": 0.5, "a": 0.95, "b": 0.2}, "B": {"I": 0.5, "a": 0.7, "b": 0.2}}
 
     def __init__(self, N, T, duration=400.0, noise_std=0.0, random_phase=False, match_period=False, seed=None):
-        _check_sizes(N, T, duration)
-        _check_number("noise_std", noise_std, 0, 100)
-        if not (isinstance(random_phase, bool) and isinstance(match_period, bool)):
-            raise ValueError(f"random_phase = {random_phase!r}, match_period = {match_period!r}: expected booleans")
-        self.T, self.dt, self.noise_std, self.rng = T, duration / T, noise_std, _generator(seed)
+        self.T, self.dt, self.noise_std, self.rng = T, duration / T, noise_std, np.random.default_rng(seed)
         periods = [period(**parameters) for parameters in self.CLASSES.values()]
         self.paces = [own / max(periods) if match_period else 1.0 for own in periods]
-        if random_phase:
-            _check_number("duration / T", self.dt, 1e-4, MAX_DURATION)
         # with a random phase: two periods to settle on the limit cycle, and one more to choose the window's start from
         num_spare = math.ceil(max(periods) / self.dt) if random_phase else 0
-        _check_sizes(N, T + num_spare, duration, size_name="T and a spare period")
+        check_size(N, T + num_spare, duration)
         t = np.arange(T + num_spare) * self.dt
         self.traces = []  # per class (T + num_spare, N), without noise
         for parameters, own_period, pace in zip(self.CLASSES.values(), periods, self.paces):
@@ -157,19 +146,14 @@ class FitzhughNagumoClassification(Dataset):
         self.redraw()
 
     def redraw(self):
-        """Draw every window's start and noise anew from the same neurons: a simulator is an endless training set."""
+        """Draw new windows and noise from the same neurons: a simulator is an endless training set."""
         windows = []
         for V in self.traces:
             start = self.rng.integers(0, len(V) - self.T + 1, V.shape[1])
             windows.append(np.take_along_axis(V, start + np.arange(self.T)[:, None], axis=0))  # (T, N)
         V = np.hstack(windows)
         self.data = _to_tensor(V + self.noise_std * self.rng.standard_normal(V.shape))
-
-    def __len__(self):
-        return len(self.data)
-
-    def __getitem__(self, index):
-        return self.data[index], self.labels[index]
+        super().__init__(self.data, self.labels)  # what an index gives: one trace and its label
 
 
 @functools.cache
@@ -197,34 +181,3 @@ def upward_crossings(V, dt):
 def _to_tensor(V):
     """(T, N) array to (N, T, 1) float32 tensor."""
     return torch.tensor(V.T, dtype=torch.float32).unsqueeze(-1)
-
-
-def _check_number(name, value, low, high, kind=Real):
-    if not isinstance(value, kind) or isinstance(value, bool) or not low <= value <= high:
-        expected = "an integer" if kind is Integral else "a number"
-        raise ValueError(f"{name} = {value!r}: expected {expected} from {low} to {high}")
-
-
-def _check_sizes(N, T, duration, size_name="T"):
-    _check_number("N", N, 1, MAX_SAMPLES, Integral)
-    _check_number(size_name, T, 1, MAX_SAMPLES, Integral)
-    if int(N) * int(T) > MAX_SAMPLES:
-        raise ValueError(f"N = {N}, {size_name} = {T}: expected at most {MAX_SAMPLES:,} samples in all")
-    _check_number("duration", duration, 1e-9, MAX_DURATION)
-
-
-def _finite_array(name, values, limit):
-    try:
-        array = np.array(values, dtype=np.float64, ndmin=1)
-    except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"{name} = {values!r}: expected numbers") from None
-    if array.ndim != 1 or not array.size or not np.all(np.abs(array) <= limit):
-        raise ValueError(f"{name} = {values!r}: expected numbers from {-limit:g} to {limit:g}, in one dimension")
-    return array
-
-
-def _generator(seed):
-    """A random generator of its own, so that the global random state is left alone."""
-    if seed is not None:
-        _check_number("seed", seed, 0, 2**63 - 1, Integral)
-    return np.random.default_rng(seed)
