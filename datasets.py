@@ -10,6 +10,7 @@ V, W and time have no units: neither millivolts nor milliseconds. See http://www
 """
 
 import functools
+import itertools
 import math
 
 import numpy as np
@@ -35,43 +36,51 @@ def simulate(v0, w0, t, I=0.5, a=0.7, b=0.8, eps=1 / 50):
     """Integrate N FitzHugh-Nagumo neurons at once, in float64, to within 1e-5 of the exact solution.
 
     v0, w0: (N,) or numbers, V and W at time t[0]. t: (T,) increasing times at which to sample.
-    I: input current. a, b >= 0 and 0 < eps <= 1 shape the recovery variable; with b < 0 it could grow without bound.
+    I: input current, a number or (N,); or (T, N): then I[k] is held from t[k] to t[k + 1], and the last row unused.
+    a, b >= 0 and 0 < eps <= 1 shape the recovery variable; with b < 0 it could grow without bound.
 
     Returns V and W, each (T, N). Raises ValueError for a b or eps outside its range, and if the solver fails.
     """
     if not (b >= 0 and 0 < eps <= 1):
         raise ValueError(f"b = {b}, eps = {eps}: expected b >= 0 and 0 < eps <= 1")
-    v0, w0 = np.broadcast_arrays(np.atleast_1d(v0), np.atleast_1d(w0))
-    if len(t) == 1:
-        return v0[None].copy(), w0[None].copy()
+    I = np.asarray(I, dtype=np.float64)
+    v0, w0, _ = np.broadcast_arrays(np.atleast_1d(v0), w0, I[0] if I.ndim == 2 else I)
+    I = np.broadcast_to(I, (len(t), len(v0)))
 
-    def derivative(_, state):
+    def derivative(_, state, I):
         V, W = state.reshape(2, -1)
         return np.concatenate([V - V * V * V / 3 - W + I, eps * (V + a - b * W)])  # V**3 takes ten times as long
 
     # One stacked system: every step serves all N neurons. The solver keeps the root mean square of the errors within
     # its tolerance, so one neuron among many may err more than that, and samples between steps are interpolated:
     # 1e-10 leaves ample room for both.
-    tolerance = {"rtol": 1e-10, "atol": 1e-10}
-    solution = solve_ivp(derivative, (t[0], t[-1]), np.concatenate([v0, w0]), "DOP853", t_eval=t, **tolerance)
-    if not solution.success:
-        raise ValueError(f"I = {I}, a = {a}, b = {b}, eps = {eps}: {solution.message}")
-    V, W = solution.y.reshape(2, len(v0), len(t))
-    return V.T, W.T
+    settings = {"method": "DOP853", "rtol": 1e-10, "atol": 1e-10}
+    states = np.empty((len(t), 2 * len(v0)))
+    states[0] = np.concatenate([v0, w0])
+    # A solver that steps over a jump of the current is wrong: each sample at which one changes is a new start.
+    starts = 1 + np.flatnonzero((I[1:-1] != I[:-2]).any(1))
+    for k, end in itertools.pairwise(np.unique([0, *starts, len(t) - 1])):
+        new = slice(k + 1, end + 1)
+        solution = solve_ivp(derivative, (t[k], t[end]), states[k], t_eval=t[new], args=(I[k],), **settings)
+        if not solution.success:
+            raise ValueError(f"a = {a}, b = {b}, eps = {eps}, from t = {t[k]:g}: {solution.message}")
+        states[new] = solution.y.T
+    return states[:, : len(v0)], states[:, len(v0) :]
 
 
 class Traces(TensorDataset):
     """Voltage traces, each paired with itself one sample later: what is to be predicted.
 
     V: (T + 1, N), N traces sampled every dt; simulated, or windows of a recording, scaled to numbers of the order 1.
+    I: (T + 1, N), the current that the network is told beside V, if any.
 
-    data_x: (N, T, 1) float32, all samples of V but the last
+    data_x: (N, T, 1) float32, all samples of V but the last; with I it is (N, T, 2)
     data_y: (N, T, 1) float32, V one sample later
 
     Raises ValueError if V has another shape, or a number is not finite.
     """
 
-    def __init__(self, V, dt):
+    def __init__(self, V, dt, I=None):
         if isinstance(V, list) and len({len(trace) for trace in V}) > 1:
             raise ValueError(f"V is a list of {len(V)} sweeps of unequal length: cut them to one length, (T + 1, N)")
         V = np.asarray(V, dtype=np.float64)
@@ -82,6 +91,8 @@ class Traces(TensorDataset):
             found = f"{np.count_nonzero(~np.isfinite(V)):,} of {V.size:,} values are not finite"
             raise ValueError(f"V: {found}, the first is V[{t}, {trace}] = {V[t, trace]}: cut them out or interpolate")
         self.data_x, self.data_y, self.dt = _to_tensor(V[:-1]), _to_tensor(V[1:]), dt
+        if I is not None:
+            self.data_x = torch.cat([self.data_x, _to_tensor(I[:-1])], dim=-1)
         super().__init__(self.data_x, self.data_y)  # what an index gives: one trace and its targets
 
 
@@ -111,6 +122,24 @@ class FitzhughNagumo(Traces):
     def get_init(self, n=50):
         """The first n samples of a new trajectory, as (n, 1, 1): time first and a batch of one, as the GRU takes it."""
         return _to_tensor(self._trajectories(1, np.arange(n) * self.dt)[0]).transpose(0, 1)
+
+
+class DrivenNeurons(Traces):
+    """Traces of N neurons, each driven by a current of its own, which the network is told: `data_x` is V and I.
+
+    currents: "jumps", levels in [-0.2, 1.8) that last a random time, on average 1 sample in some traces, up to 500 in
+    others (log-uniform); or "constant", one level for each trace. T, duration, seed and the starts: as FitzhughNagumo.
+    """
+
+    def __init__(self, N, T, currents="jumps", duration=400.0, seed=None):
+        check_size(N, T, duration)
+        rng = np.random.default_rng(seed)
+        jumps = rng.random((T + 1, N)) < 500 ** -rng.uniform(0, 1, N) * (currents == "jumps")
+        # at every sample: when was the last jump, and to which level?
+        last = np.maximum.accumulate(np.where(jumps, np.arange(T + 1)[:, None], 0))
+        I = np.take_along_axis(rng.uniform(-0.2, 1.8, (T + 1, N)), last, axis=0)
+        v0, w0 = rng.uniform(-3, 3, N), rng.uniform(-1.5, 2.5, N)
+        super().__init__(simulate(v0, w0, np.arange(T + 1) * (duration / T), I)[0], duration / T, I)
 
 
 class FitzhughNagumoClassification(TensorDataset):
