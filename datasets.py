@@ -51,30 +51,27 @@ def simulate(v0, w0, t, I=0.5, a=0.7, b=0.8, eps=1 / 50):
         V, W = state.reshape(2, -1)
         return np.concatenate([V - V * V * V / 3 - W + I, eps * (V + a - b * W)])  # V**3 takes ten times as long
 
-    # One stacked system: every step serves all N neurons. The solver keeps the root mean square of the errors within
-    # its tolerance, so one neuron among many may err more than that, and samples between steps are interpolated:
-    # 1e-10 leaves ample room for both.
+    # One stacked system: every step serves all N neurons. The tolerance is that of their root mean square; 1e-10 leaves
+    # ample room for one that errs more, and for samples between two steps, which are interpolated.
     settings = {"method": "DOP853", "rtol": 1e-10, "atol": 1e-10}
-    states = np.empty((len(t), 2 * len(v0)))
-    states[0] = np.concatenate([v0, w0])
-    # A solver that steps over a jump of the current is wrong: each sample at which one changes is a new start.
-    starts = 1 + np.flatnonzero((I[1:-1] != I[:-2]).any(1))
-    for k, end in itertools.pairwise(np.unique([0, *starts, len(t) - 1])):
+    states = np.tile(np.concatenate([v0, w0]), (len(t), 1))
+    jumps = 1 + np.flatnonzero((I[1:-1] != I[:-2]).any(1))  # the solver must not step over one: it starts again there
+    for k, end in itertools.pairwise(np.unique([0, *jumps, len(t) - 1])):
         new = slice(k + 1, end + 1)
         solution = solve_ivp(derivative, (t[k], t[end]), states[k], t_eval=t[new], args=(I[k],), **settings)
         if not solution.success:
-            raise ValueError(f"a = {a}, b = {b}, eps = {eps}, from t = {t[k]:g}: {solution.message}")
+            raise ValueError(f"a = {a}, b = {b}, eps = {eps}: {solution.message}")
         states[new] = solution.y.T
-    return states[:, : len(v0)], states[:, len(v0) :]
+    return tuple(np.hsplit(states, 2))
 
 
 class Traces(TensorDataset):
     """Voltage traces, each paired with itself one sample later: what is to be predicted.
 
     V: (T + 1, N), N traces sampled every dt; simulated, or windows of a recording, scaled to numbers of the order 1.
-    I: (T + 1, N), the current that the network is told beside V, if any.
+    I: (T + 1, N), their currents, if the network is told.
 
-    data_x: (N, T, 1) float32, all samples of V but the last; with I it is (N, T, 2)
+    data_x: (N, T, 1) float32, all samples of V but the last; (N, T, 2) with I
     data_y: (N, T, 1) float32, V one sample later
 
     Raises ValueError if V has another shape, or a number is not finite.
@@ -90,9 +87,8 @@ class Traces(TensorDataset):
             t, trace = np.argwhere(~np.isfinite(V))[0]
             found = f"{np.count_nonzero(~np.isfinite(V)):,} of {V.size:,} values are not finite"
             raise ValueError(f"V: {found}, the first is V[{t}, {trace}] = {V[t, trace]}: cut them out or interpolate")
-        self.data_x, self.data_y, self.dt = _to_tensor(V[:-1]), _to_tensor(V[1:]), dt
-        if I is not None:
-            self.data_x = torch.cat([self.data_x, _to_tensor(I[:-1])], dim=-1)
+        self.data_x = torch.cat([_to_tensor(data[:-1]) for data in (V, I) if data is not None], dim=-1)
+        self.data_y, self.dt = _to_tensor(V[1:]), dt
         super().__init__(self.data_x, self.data_y)  # what an index gives: one trace and its targets
 
 
@@ -125,18 +121,17 @@ class FitzhughNagumo(Traces):
 
 
 class DrivenNeurons(Traces):
-    """Traces of N neurons, each driven by a current of its own, which the network is told: `data_x` is V and I.
+    """Traces of N neurons that start anywhere, and the current of each, which the network is told: data_x is V and I.
 
-    currents: "jumps", levels in [-0.2, 1.8) that last a random time, on average 1 sample in some traces, up to 500 in
-    others (log-uniform); or "constant", one level for each trace. T, duration, seed and the starts: as FitzhughNagumo.
+    currents: "jumps", to a level in [-0.2, 1.8), each of which lasts 1 sample on average in some traces and 500 in
+    others (log-uniform); or "constant".
     """
 
     def __init__(self, N, T, currents="jumps", duration=400.0, seed=None):
         check_size(N, T, duration)
         rng = np.random.default_rng(seed)
         jumps = rng.random((T + 1, N)) < 500 ** -rng.uniform(0, 1, N) * (currents == "jumps")
-        # at every sample: when was the last jump, and to which level?
-        last = np.maximum.accumulate(np.where(jumps, np.arange(T + 1)[:, None], 0))
+        last = np.maximum.accumulate(np.where(jumps, np.arange(T + 1)[:, None], 0))  # at every sample: the last jump
         I = np.take_along_axis(rng.uniform(-0.2, 1.8, (T + 1, N)), last, axis=0)
         v0, w0 = rng.uniform(-3, 3, N), rng.uniform(-1.5, 2.5, N)
         super().__init__(simulate(v0, w0, np.arange(T + 1) * (duration / T), I)[0], duration / T, I)

@@ -1,0 +1,267 @@
+"""Task 4: a GRU is told its neuron's input current, learns next steps alone, and is then asked what a neuron is asked.
+
+    python gru_driven_neuron.py                         trains under currents that jump
+    python gru_driven_neuron.py --currents constant     trains just as long under constant currents
+
+You should see a table of five: the neuron, a network trained under each kind of current (one here, the other comes
+from checkpoints/), an untrained one, and the neuron with its current off by 0.01. Both trained networks fire when the
+neuron does, and as fast. Poked by a pulse, only the one that saw currents jump answers as the neuron does.
+"""
+
+from argparse import BooleanOptionalAction
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from datasets import DrivenNeurons, Traces, period, simulate, upward_crossings
+from models import GRU, load_checkpoint
+from pictures import draw_answers, plot_free_run, plot_random_current
+from plumbing import FlagParser, count, follow, live_window, positive, run, save_figure, save_gif, set_up, write_metrics
+
+STEM = "gru_driven_neuron"
+SHIPPED = Path(__file__).with_name("checkpoints")
+
+parser = FlagParser(__doc__)
+flag = parser.add_argument
+# data
+flag("--currents", choices=["jumps", "constant"], default="jumps", help="what this network is trained under")
+flag("--num_train", type=count, default=1024, help="trajectories to train on")
+flag("--num_samples", type=count, default=512, help="samples per trajectory, 0.78 time units apart")
+# model
+flag("--n_hidden", type=count, default=64, help="hidden units")
+# training
+flag("--num_epochs", type=count, default=40, help="passes over the training set")
+flag("--batch_size", type=count, default=32, help="trajectories per gradient step")
+flag("--window", type=count, default=50, help="steps the gradient flows back: truncated BPTT")
+flag("--noise_std", type=float, default=0.2, help="largest standard deviation of the noise on V")
+flag("--init_lr", type=positive, default=1e-2, help="learning rate of Adam; decays to 0 as a cosine")
+flag("--max_grad_norm", type=positive, default=0.1, help="a longer gradient is clipped to this norm")
+flag("--seed", type=int, default=0, help="fixes the data, the first weights and the batches")
+flag("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: cuda if there is one")
+# output
+flag("--train_visualization", action=BooleanOptionalAction, default=True, help="draw the pictures")
+flag("--out_dir", type=Path, default="outputs", help="where pictures, model and metrics go")
+
+DT = 400 / 512  # time units between two samples, as in task 2
+REST = -1.1994, -0.6243  # V and W of a neuron at rest, I = 0: every experiment begins here
+WARM_UP = 50  # true samples that a network sees before it runs freely
+
+
+# ---- training ----
+
+
+def train_model(model, dataset, view, args):
+    """Train on next steps; after every epoch yield its mean loss, and a free run under the current `view` (T, 1)."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=args.init_lr)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.num_epochs)
+    for _ in range(args.num_epochs):
+        loss = train_epoch(model, dataset, optimizer, args)
+        schedule.step()
+        yield {"stage": f"currents: {args.currents}", "loss": loss, "trace": network(model)(view)[:-1, 0]}
+
+
+def train_epoch(model, dataset, optimizer, args):
+    """One pass over the training set by truncated backpropagation through time; return the mean loss."""
+    losses = []
+    for indices in torch.randperm(len(dataset)).split(args.batch_size):
+        x, y = (data[indices].transpose(0, 1).to(model.device) for data in (dataset.data_x, dataset.data_y))
+        # V is noisy, at a level of each trace's own, some hardly at all; the current and the target are not
+        level = args.noise_std * 10 ** -(2 * torch.rand(x.shape[1]))
+        x[..., 0] += (level * torch.randn(x.shape[:2])).to(x.device)
+        H = None
+        for x_window, y_window in zip(x.split(args.window), y.split(args.window)):
+            states, predictions = model(x_window, H)
+            # root mean square of each trace: the noisy ones, of which less can be known, would drown the others
+            loss = ((predictions - y_window).square().mean((0, 2)) + 1e-10).sqrt().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), args.max_grad_norm)
+            optimizer.step()
+            H = states[-1].detach()  # the state is carried on into the next window, the gradient is not
+            losses.append(loss.detach())
+    return torch.stack(losses).mean().item()
+
+
+# ---- who is asked: a function that takes currents (T, N), held from sample to sample, and returns voltages (T, N) ----
+
+
+def neuron(I):
+    return simulate(*REST, DT * np.arange(len(I)), I)[0]
+
+
+def network(model):
+    @torch.no_grad()
+    def respond(I):
+        """See the neuron's first WARM_UP voltages; from there on every voltage is the network's own prediction."""
+        V = torch.zeros(*I.shape, 1, device=model.device)
+        V[:WARM_UP, :, 0] = torch.tensor(neuron(I[:WARM_UP]))
+        H, I = V.new_zeros(I.shape[1], model.num_hiddens), torch.tensor(I, dtype=V.dtype, device=V.device)[..., None]
+        for t in range(len(I) - 1):
+            H, prediction = model.single_step(torch.cat([V[t], I[t]], dim=-1), H)
+            if t + 1 >= WARM_UP:
+                V[t + 1] = prediction
+        return V[..., 0].double().cpu().numpy()
+
+    return respond
+
+
+# ---- what is asked: each experiment is the same for a neuron and a network ----
+
+SPIKE = 1.0  # a voltage that only spikes reach, if the current is weak
+# constant currents, closer to each other at the edges of firing
+LEVELS = np.unique(np.r_[np.arange(-0.2, 1.8, 0.05), np.arange(0.25, 0.4, 0.005), np.arange(1.4, 1.55, 0.005)].round(3))
+PULSES = np.geomspace(0.03, 4, 200)  # strengths of a pulse
+WIDTHS = 2, 5, 15  # samples
+PHASES = np.arange(48) / 48
+
+
+def f_i_curve(respond):
+    """The frequency of spikes, per time unit, under each of the constant currents LEVELS; 0 if there are none."""
+    V = respond(np.tile(LEVELS, (1300, 1)))[500:]
+    spikes = [upward_crossings(trace, DT) for trace in V.T]
+    return np.array([1 / np.diff(times).mean() if len(times) > 2 else 0.0 for times in spikes])
+
+
+def threshold(respond, width, sign=1):
+    """The weakest pulse, `width` samples long, that makes a neuron at rest spike; with sign=-1 once it is over."""
+    begin = WARM_UP + 30
+    I = np.zeros((begin + width + 150, len(PULSES)))
+    I[begin : begin + width] = sign * PULSES
+    spikes = (respond(I)[begin if sign > 0 else begin + width :] > SPIKE).any(0)
+    return PULSES[spikes.argmax()] if spikes.any() else np.nan
+
+
+def phase_response(respond, strength=0.2, width=4):
+    """How far a pulse at each of PHASES advances the rhythm at I = 0.5, in periods; nan without a rhythm."""
+    begins = 250 + np.round(PHASES * period() / DT).astype(int)
+    I = np.full((begins[-1] + 1000, len(PHASES) + 1), 0.5)  # the last trace is not disturbed
+    for k, begin in enumerate(begins):
+        I[begin : begin + width, k] += strength
+    *spikes, undisturbed = [upward_crossings(trace, DT) for trace in respond(I).T]
+    if min(len(times) for times in (*spikes, undisturbed)) < 5:
+        return np.full(len(PHASES), np.nan)
+    own_period = np.diff(undisturbed)[1:].mean()
+    advance = np.array([undisturbed[-1] - times[-1] for times in spikes]) / own_period
+    return (advance + 0.5) % 1 - 0.5
+
+
+def random_currents(num=32, T=WARM_UP + 4096, mean=0.5, std=0.4, time_constant=20.0, seed=0):
+    """Currents (T, num) that forget their past within `time_constant`: an Ornstein-Uhlenbeck process."""
+    noise, keep = np.random.default_rng(seed).standard_normal((T, num)), np.exp(-DT / time_constant)
+    for t in range(1, T):
+        noise[t] = keep * noise[t - 1] + np.sqrt(1 - keep**2) * noise[t]
+    return mean + std * noise
+
+
+def coincidence(true, V, window=6.0):
+    """The share of spikes of two traces (T, N) that come within `window` time units of each other: 0 none, 1 all."""
+    scores = []
+    for traces in zip(true[WARM_UP:].T, V[WARM_UP:].T):
+        times, own_times = (upward_crossings(trace, DT) for trace in traces)
+        near = abs(times[:, None] - own_times) <= window
+        hits = min(near.any(0).sum(), near.any(1).sum())
+        scores.append(2 * hits / max(1, len(times) + len(own_times)))  # F1
+    return np.mean(scores)
+
+
+def evaluate_model(respond):
+    """Do all experiments with a neuron or a network."""
+    white = random_currents(std=0.5, time_constant=1e-9, seed=1)
+    return {
+        "f_i": f_i_curve(respond),
+        "threshold": [threshold(respond, width) for width in WIDTHS],
+        "rebound": threshold(respond, 100, sign=-1),
+        "phase_response": phase_response(respond),
+        "random": respond(np.hstack([random_currents(), white])),
+    }
+
+
+def compare(answer, true):
+    """Score the answers of evaluate_model by the neuron's own."""
+    fires, both = answer["f_i"] > 0, (answer["f_i"] > 0) & (true["f_i"] > 0)
+    edges = LEVELS[fires][[0, -1]] if fires.any() else [np.nan, np.nan]
+    period_errors = abs(true["f_i"][both] / answer["f_i"][both] - 1)
+    own, other = answer["phase_response"], true["phase_response"]
+    error = abs((own - other + 0.5) % 1 - 0.5)
+    kept = np.arange(len(PHASES)) != error.argmax()  # at one phase the response jumps: there it is off by little or all
+    halves = zip(np.hsplit(true["random"], 2), np.hsplit(answer["random"], 2))
+    scores = {"fires_from": edges[0], "fires_to": edges[1]}
+    scores["period_error"] = np.median(period_errors) if both.any() else np.nan
+    scores |= {f"threshold_{width}": value for width, value in zip(WIDTHS, answer["threshold"])}
+    scores["rebound"] = answer["rebound"]
+    scores["phase_response_correlation"] = np.corrcoef(own[kept], other[kept])[0, 1]
+    scores["phase_response_error"] = np.median(error)
+    scores |= {name: coincidence(*pair) for name, pair in zip(("random_current", "white_noise"), halves)}
+    return {name: float(value) for name, value in scores.items()}
+
+
+# ---- the script ----
+
+ROWS = {
+    "fires_from": ("fires from I =", ".3f"),
+    "fires_to": ("         to I =", ".3f"),
+    "period_error": ("period, median relative error", ".1e"),
+    "threshold_2": ("weakest pulse that makes it spike, 2 samples", ".2f"),
+    "threshold_5": ("                                   5 samples", ".2f"),
+    "threshold_15": ("                                  15 samples", ".2f"),
+    "rebound": ("weakest inhibition after which it spikes", ".2f"),
+    "phase_response_correlation": ("response to a pulse by phase, correlation", ".4f"),
+    "phase_response_error": ("                              median error", ".1e"),
+    "random_current": ("spikes that coincide, random current", ".3f"),
+    "white_noise": ("                      white noise", ".3f"),
+}
+
+
+def print_table(metrics, names):
+    print(f"\n{'':46}" + "".join(f"{name:>15}" for name in names))
+    for key, (label, form) in ROWS.items():
+        values = [f"{metrics[f'{name}_{key}']:{form}}".replace("nan", "none") for name in names]
+        print(f"{label:46}" + "".join(f"{value:>15}" for value in values))
+
+
+def draw_pictures(out_dir, who, answers):
+    """Write what neuron and networks answered, and how they run under one random current."""
+    who = {name: who[name] for name in ("neuron", "jumps", "constant")}
+    poke = np.zeros((WARM_UP + 150, 1))
+    poke[WARM_UP + 30 :][: WIDTHS[1]] = 0.25
+    poked = {name: respond(poke)[WARM_UP:, 0] for name, respond in who.items()}
+    curves = {name: (answers[name]["f_i"], answers[name]["phase_response"]) for name in who}
+    save_figure(out_dir / "driven_neuron.png", draw_answers, LEVELS, PHASES, poke[WARM_UP:, 0], curves, poked, DT)
+    I = random_currents(1, 700)
+    voltages = {name: respond(I)[WARM_UP:, 0] for name, respond in who.items()}
+    shown = (I[WARM_UP:, 0], voltages, DT)
+    save_gif(out_dir / "driven_neuron.gif", range(10, 651, 10), plot_random_current, *shown, fps=10)
+
+
+def main(argv=None):
+    args = parser.parse_args(argv)
+    set_up(args)
+    duration = args.num_samples * DT
+    train_set = DrivenNeurons(args.num_train, args.num_samples, args.currents, duration, seed=args.seed)
+    model = GRU(num_inputs=2, num_hiddens=args.n_hidden, num_outputs=1, residual=True).to(args.device)
+    untrained = GRU(num_inputs=2, num_hiddens=args.n_hidden, num_outputs=1, residual=True).to(args.device)
+    untrained.fit_readout(train_set.data_x, train_set.data_y, skip=10)
+    view = random_currents(1, 600)
+    training = train_model(model, train_set, view, args)  # a generator: nothing has run yet
+    window = live_window(plot_free_run, Traces(neuron(view), DT)) if args.train_visualization else None
+    path, info = args.out_dir / f"{STEM}.pth", {"task": "driven neuron", "currents": args.currents, "dt": DT}
+    history, interrupted = follow(training, args.num_epochs, model, path, window, **info)
+
+    models = {name: load_checkpoint(SHIPPED / f"driven_{name}.pth", args.device) for name in ("jumps", "constant")}
+    models |= {args.currents: model, "untrained": untrained}
+    who = {"neuron": neuron} | {name: network(model) for name, model in models.items()}
+    who["off by 0.01"] = lambda I: neuron(I + 0.01)
+    answers = {name: evaluate_model(respond) for name, respond in who.items()}
+    metrics = {"train_seconds": history[-1]["seconds"], "interrupted": interrupted}
+    for name, answer in answers.items():
+        metrics |= {f"{name}_{key}": value for key, value in compare(answer, answers["neuron"]).items()}
+    print_table(metrics, who)
+    if args.train_visualization:
+        draw_pictures(args.out_dir, who, answers)
+    write_metrics(args.out_dir / f"{STEM}_metrics.json", metrics, args)
+    return metrics
+
+
+if __name__ == "__main__":
+    run(main)
