@@ -5,8 +5,8 @@ A neuron's membrane voltage V spikes because V excites itself (fast) while a rec
     dV/dt = V - V³/3 - W + I
     dW/dt = ε (V + a - b W)
 
-FitzHugh (1961) and Nagumo et al. (1962) distilled these two equations from the four of Hodgkin and Huxley (1952).
-V, W and time have no units: neither millivolts nor milliseconds. See http://www.scholarpedia.org/article/FitzHugh-Nagumo_model
+V, W and time have no units: neither millivolts nor milliseconds. Source: FitzHugh (1961), Nagumo et al. (1962), and
+http://www.scholarpedia.org/article/FitzHugh-Nagumo_model
 """
 
 import functools
@@ -43,9 +43,7 @@ def simulate(v0, w0, t, I=0.5, a=0.7, b=0.8, eps=1 / 50):
     """
     if not (b >= 0 and 0 < eps <= 1):
         raise ValueError(f"b = {b}, eps = {eps}: expected b >= 0 and 0 < eps <= 1")
-    I = np.asarray(I, dtype=np.float64)
-    v0, w0, _ = np.broadcast_arrays(np.atleast_1d(v0), w0, I[0] if I.ndim == 2 else I)
-    I = np.broadcast_to(I, (len(t), len(v0)))
+    v0, w0, I, _ = np.broadcast_arrays(v0, w0, I, np.empty((len(t), 1)))  # each (T, N)
 
     def derivative(_, state, I):
         V, W = state.reshape(2, -1)
@@ -54,14 +52,13 @@ def simulate(v0, w0, t, I=0.5, a=0.7, b=0.8, eps=1 / 50):
     # One stacked system: every step serves all N neurons. The tolerance is that of their root mean square; 1e-10 leaves
     # ample room for one that errs more, and for samples between two steps, which are interpolated.
     settings = {"method": "DOP853", "rtol": 1e-10, "atol": 1e-10}
-    states = np.tile(np.concatenate([v0, w0]), (len(t), 1))
+    states = np.hstack([v0, w0], dtype=np.float64)  # every row is the start as yet
     jumps = 1 + np.flatnonzero((I[1:-1] != I[:-2]).any(1))  # the solver must not step over one: it starts again there
     for k, end in itertools.pairwise(np.unique([0, *jumps, len(t) - 1])):
-        new = slice(k + 1, end + 1)
-        solution = solve_ivp(derivative, (t[k], t[end]), states[k], t_eval=t[new], args=(I[k],), **settings)
+        solution = solve_ivp(derivative, t[[k, end]], states[k], t_eval=t[k + 1 : end + 1], args=(I[k],), **settings)
         if not solution.success:
             raise ValueError(f"a = {a}, b = {b}, eps = {eps}: {solution.message}")
-        states[new] = solution.y.T
+        states[k + 1 : end + 1] = solution.y.T
     return tuple(np.hsplit(states, 2))
 
 
@@ -73,20 +70,19 @@ class Traces(TensorDataset):
 
     data_x: (N, T, 1) float32, all samples of V but the last; (N, T, 2) with I
     data_y: (N, T, 1) float32, V one sample later
-
     Raises ValueError if V has another shape, or a number is not finite.
     """
 
     def __init__(self, V, dt, I=None):
-        if isinstance(V, list) and len({len(trace) for trace in V}) > 1:
+        if isinstance(V, list) and len({len(sweep) for sweep in V}) > 1:
             raise ValueError(f"V is a list of {len(V)} sweeps of unequal length: cut them to one length, (T + 1, N)")
         V = np.asarray(V, dtype=np.float64)
         if V.ndim != 2 or len(V) < 2:
             raise ValueError(f"V has shape {V.shape}: expected (T + 1, N), time first, at least two samples")
-        if not np.isfinite(V).all():
-            t, trace = np.argwhere(~np.isfinite(V))[0]
-            found = f"{np.count_nonzero(~np.isfinite(V)):,} of {V.size:,} values are not finite"
-            raise ValueError(f"V: {found}, the first is V[{t}, {trace}] = {V[t, trace]}: cut them out or interpolate")
+        wrong = np.argwhere(~np.isfinite(V))
+        if len(wrong):
+            found = f"{len(wrong):,} of {V.size:,} values are not finite, the first is V[{wrong[0, 0]}, {wrong[0, 1]}]"
+            raise ValueError(f"{found}: cut them out or interpolate")
         self.data_x = torch.cat([_to_tensor(data[:-1]) for data in (V, I) if data is not None], dim=-1)
         self.data_y, self.dt = _to_tensor(V[1:]), dt
         super().__init__(self.data_x, self.data_y)  # what an index gives: one trace and its targets
@@ -98,7 +94,6 @@ class FitzhughNagumo(Traces):
     Each neuron starts anywhere in the plane: V(0) uniform in [-3, 3), W(0) in [-1.5, 2.5), well beyond the limit cycle.
     anywhere=False: V(0) in [-1, 1) and W(0) = 0, as in the original tutorial; then nearly all traces follow one path.
     dt is duration / T. Equal seeds give equal data.
-
     data_w: (N, T, 1) float32, the recovery variable at the times of data_x; never shown to the network
     """
 
@@ -123,8 +118,7 @@ class FitzhughNagumo(Traces):
 class DrivenNeurons(Traces):
     """Traces of N neurons that start anywhere, and the current of each, which the network is told: data_x is V and I.
 
-    currents: "jumps", to a level in [-0.2, 1.8), each of which lasts 1 sample on average in some traces and 500 in
-    others (log-uniform); or "constant".
+    currents: "constant", or "jumps": levels in [-0.2, 1.8) that last 1 to 500 samples on average, log-uniform by trace.
     """
 
     def __init__(self, N, T, currents="jumps", duration=400.0, seed=None):
@@ -145,7 +139,6 @@ class FitzhughNagumoClassification(TensorDataset):
     random_phase: start anywhere on the limit cycle instead.
     match_period: slow every class down to the longest period: only the waveform tells them apart then.
     Equal seeds give equal data.
-
     data: (2N, T, 1) float32, first all of class A, then all of class B
     labels: (2N,) int64
     """
