@@ -16,8 +16,8 @@ import torch
 
 from datasets import DrivenNeurons, Traces, period, simulate, upward_crossings
 from models import GRU, load_checkpoint
-from pictures import draw_answers, plot_free_run, plot_random_current
-from plumbing import FlagParser, count, follow, live_window, positive, run, save_figure, save_gif, set_up, write_metrics
+from pictures import draw_answers, live_window, plot_free_run, plot_random_current
+from plumbing import FlagParser, count, follow, positive, run, save_figure, save_gif, set_up, write_metrics
 
 STEM = "gru_driven_neuron"
 SHIPPED = Path(__file__).with_name("checkpoints")
@@ -31,9 +31,9 @@ flag("--num_samples", type=count, default=512, help="samples per trajectory, 0.7
 # model
 flag("--n_hidden", type=count, default=64, help="hidden units")
 # training
-flag("--num_epochs", type=count, default=40, help="passes over the training set")
-flag("--batch_size", type=count, default=32, help="trajectories per gradient step")
-flag("--window", type=count, default=50, help="steps the gradient flows back: truncated BPTT")
+flag("--num_epochs", type=count, default=50, help="passes over the training set")
+flag("--batch_size", type=count, default=64, help="trajectories per gradient step")
+flag("--window", type=count, default=100, help="steps the gradient flows back: truncated BPTT")
 flag("--noise_std", type=float, default=0.2, help="largest standard deviation of the noise on V")
 flag("--init_lr", type=positive, default=1e-2, help="learning rate of Adam; decays to 0 as a cosine")
 flag("--max_grad_norm", type=positive, default=0.1, help="a longer gradient is clipped to this norm")
@@ -46,9 +46,6 @@ flag("--out_dir", type=Path, default="outputs", help="where pictures, model and 
 DT = 400 / 512  # time units between two samples, as in task 2
 REST = -1.1994, -0.6243  # V and W of a neuron at rest, I = 0: every experiment begins here
 WARM_UP = 50  # true samples that a network sees before it runs freely
-
-
-# ---- training ----
 
 
 def train_model(model, dataset, view, args):
@@ -83,34 +80,30 @@ def train_epoch(model, dataset, optimizer, args):
     return torch.stack(losses).mean().item()
 
 
-# ---- who is asked: a function that takes currents (T, N), held from sample to sample, and returns voltages (T, N) ----
-
-
 def neuron(I):
+    """The voltages (T, N) of neurons under currents (T, N), each held from one sample to the next."""
     return simulate(*REST, DT * np.arange(len(I)), I)[0]
 
 
 def network(model):
+    """Make of a GRU what can be asked like a neuron: a function of currents (T, N) that returns voltages (T, N)."""
+
     @torch.no_grad()
     def respond(I):
-        """See the neuron's first WARM_UP voltages; from there on every voltage is the network's own prediction."""
+        # the first WARM_UP voltages are the neuron's, all others the network's own predictions
         V = torch.zeros(*I.shape, 1, device=model.device)
         V[:WARM_UP, :, 0] = torch.tensor(neuron(I[:WARM_UP]))
-        H, I = V.new_zeros(I.shape[1], model.num_hiddens), torch.tensor(I, dtype=V.dtype, device=V.device)[..., None]
+        I, H = torch.tensor(I).to(V)[..., None], V.new_zeros(I.shape[1], model.num_hiddens)
         for t in range(len(I) - 1):
             H, prediction = model.single_step(torch.cat([V[t], I[t]], dim=-1), H)
-            if t + 1 >= WARM_UP:
-                V[t + 1] = prediction
+            V[t + 1] = V[t + 1] if t + 1 < WARM_UP else prediction
         return V[..., 0].double().cpu().numpy()
 
     return respond
 
 
-# ---- what is asked: each experiment is the same for a neuron and a network ----
-
-SPIKE = 1.0  # a voltage that only spikes reach, if the current is weak
-# constant currents, closer to each other at the edges of firing
-LEVELS = np.unique(np.r_[np.arange(-0.2, 1.8, 0.05), np.arange(0.25, 0.4, 0.005), np.arange(1.4, 1.55, 0.005)].round(3))
+# what is asked, in the same way of a neuron and of a network
+LEVELS = np.unique(np.r_[-0.2:1.8:0.05, 0.25:0.4:0.005, 1.4:1.55:0.005].round(3))  # of constant currents
 PULSES = np.geomspace(0.03, 4, 200)  # strengths of a pulse
 WIDTHS = 2, 5, 15  # samples
 PHASES = np.arange(48) / 48
@@ -128,7 +121,7 @@ def threshold(respond, width, sign=1):
     begin = WARM_UP + 30
     I = np.zeros((begin + width + 150, len(PULSES)))
     I[begin : begin + width] = sign * PULSES
-    spikes = (respond(I)[begin if sign > 0 else begin + width :] > SPIKE).any(0)
+    spikes = (respond(I)[begin if sign > 0 else begin + width :] > 1).any(0)  # at rest no other voltage is that high
     return PULSES[spikes.argmax()] if spikes.any() else np.nan
 
 
@@ -167,36 +160,14 @@ def coincidence(true, V, window=6.0):
 
 def evaluate_model(respond):
     """Do all experiments with a neuron or a network."""
-    white = random_currents(std=0.5, time_constant=1e-9, seed=1)
     return {
         "f_i": f_i_curve(respond),
         "threshold": [threshold(respond, width) for width in WIDTHS],
         "rebound": threshold(respond, 100, sign=-1),
         "phase_response": phase_response(respond),
-        "random": respond(np.hstack([random_currents(), white])),
+        "random": respond(np.hstack([random_currents(), random_currents(std=0.5, time_constant=1e-9, seed=1)])),
     }
 
-
-def compare(answer, true):
-    """Score the answers of evaluate_model by the neuron's own."""
-    fires, both = answer["f_i"] > 0, (answer["f_i"] > 0) & (true["f_i"] > 0)
-    edges = LEVELS[fires][[0, -1]] if fires.any() else [np.nan, np.nan]
-    period_errors = abs(true["f_i"][both] / answer["f_i"][both] - 1)
-    own, other = answer["phase_response"], true["phase_response"]
-    error = abs((own - other + 0.5) % 1 - 0.5)
-    kept = np.arange(len(PHASES)) != error.argmax()  # at one phase the response jumps: there it is off by little or all
-    halves = zip(np.hsplit(true["random"], 2), np.hsplit(answer["random"], 2))
-    scores = {"fires_from": edges[0], "fires_to": edges[1]}
-    scores["period_error"] = np.median(period_errors) if both.any() else np.nan
-    scores |= {f"threshold_{width}": value for width, value in zip(WIDTHS, answer["threshold"])}
-    scores["rebound"] = answer["rebound"]
-    scores["phase_response_correlation"] = np.corrcoef(own[kept], other[kept])[0, 1]
-    scores["phase_response_error"] = np.median(error)
-    scores |= {name: coincidence(*pair) for name, pair in zip(("random_current", "white_noise"), halves)}
-    return {name: float(value) for name, value in scores.items()}
-
-
-# ---- the script ----
 
 ROWS = {
     "fires_from": ("fires from I =", ".3f"),
@@ -211,6 +182,21 @@ ROWS = {
     "random_current": ("spikes that coincide, random current", ".3f"),
     "white_noise": ("                      white noise", ".3f"),
 }
+
+
+def compare(answer, true):
+    """Score the answers of evaluate_model by the neuron's own: a dict with the keys of ROWS, nan if there is none."""
+    fires = answer["f_i"] > 0
+    edges = LEVELS[fires][[0, -1]] if fires.any() else [np.nan, np.nan]
+    both = fires & (true["f_i"] > 0)
+    period_error = np.median(abs(true["f_i"][both] / answer["f_i"][both] - 1)) if both.any() else np.nan
+    own, other = answer["phase_response"], true["phase_response"]
+    error = abs((own - other + 0.5) % 1 - 0.5)
+    kept = np.arange(len(PHASES)) != error.argmax()  # the response jumps at one phase: a hair decides to which side
+    correlation = np.corrcoef(own[kept], other[kept])[0, 1]
+    coincidences = [coincidence(*pair) for pair in zip(np.hsplit(true["random"], 2), np.hsplit(answer["random"], 2))]
+    scores = *edges, period_error, *answer["threshold"], answer["rebound"], correlation, np.median(error), *coincidences
+    return dict(zip(ROWS, map(float, scores)))
 
 
 def print_table(metrics, names):
@@ -230,27 +216,26 @@ def draw_pictures(out_dir, who, answers):
     save_figure(out_dir / "driven_neuron.png", draw_answers, LEVELS, PHASES, poke[WARM_UP:, 0], curves, poked, DT)
     I = random_currents(1, 700)
     voltages = {name: respond(I)[WARM_UP:, 0] for name, respond in who.items()}
-    shown = (I[WARM_UP:, 0], voltages, DT)
-    save_gif(out_dir / "driven_neuron.gif", range(10, 651, 10), plot_random_current, *shown, fps=10)
+    frames = range(10, 651, 10)
+    save_gif(out_dir / "driven_neuron.gif", frames, plot_random_current, I[WARM_UP:, 0], voltages, DT, fps=10)
 
 
 def main(argv=None):
     args = parser.parse_args(argv)
     set_up(args)
-    duration = args.num_samples * DT
-    train_set = DrivenNeurons(args.num_train, args.num_samples, args.currents, duration, seed=args.seed)
-    model = GRU(num_inputs=2, num_hiddens=args.n_hidden, num_outputs=1, residual=True).to(args.device)
-    untrained = GRU(num_inputs=2, num_hiddens=args.n_hidden, num_outputs=1, residual=True).to(args.device)
+    train_set = DrivenNeurons(args.num_train, args.num_samples, args.currents, args.num_samples * DT, seed=args.seed)
+    model, untrained = (GRU(2, args.n_hidden, 1, residual=True).to(args.device) for _ in range(2))
     untrained.fit_readout(train_set.data_x, train_set.data_y, skip=10)
     view = random_currents(1, 600)
+    view[:WARM_UP] = 0  # it is shown a neuron at rest
     training = train_model(model, train_set, view, args)  # a generator: nothing has run yet
     window = live_window(plot_free_run, Traces(neuron(view), DT)) if args.train_visualization else None
     path, info = args.out_dir / f"{STEM}.pth", {"task": "driven neuron", "currents": args.currents, "dt": DT}
     history, interrupted = follow(training, args.num_epochs, model, path, window, **info)
 
-    models = {name: load_checkpoint(SHIPPED / f"driven_{name}.pth", args.device) for name in ("jumps", "constant")}
-    models |= {args.currents: model, "untrained": untrained}
-    who = {"neuron": neuron} | {name: network(model) for name, model in models.items()}
+    who = {"neuron": neuron, "jumps": network(model), "constant": network(model), "untrained": network(untrained)}
+    other = "constant" if args.currents == "jumps" else "jumps"
+    who[other] = network(load_checkpoint(SHIPPED / f"driven_{other}.pth", args.device))
     who["off by 0.01"] = lambda I: neuron(I + 0.01)
     answers = {name: evaluate_model(respond) for name, respond in who.items()}
     metrics = {"train_seconds": history[-1]["seconds"], "interrupted": interrupted}
