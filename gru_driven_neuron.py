@@ -31,7 +31,7 @@ flag("--num_samples", type=count, default=512, help="samples per trajectory, 0.7
 # model
 flag("--n_hidden", type=count, default=64, help="hidden units")
 # training
-flag("--num_epochs", type=count, default=50, help="passes over the training set")
+flag("--num_epochs", type=count, default=60, help="passes over the training set")
 flag("--batch_size", type=count, default=64, help="trajectories per gradient step")
 flag("--window", type=count, default=100, help="steps the gradient flows back: truncated BPTT")
 flag("--noise_std", type=float, default=0.2, help="largest standard deviation of the noise on V")
@@ -111,8 +111,7 @@ PHASES = np.arange(48) / 48
 
 def f_i_curve(respond):
     """The frequency of spikes, per time unit, under each of the constant currents LEVELS; 0 if there are none."""
-    V = respond(np.tile(LEVELS, (1300, 1)))[500:]
-    spikes = [upward_crossings(trace, DT) for trace in V.T]
+    spikes = [upward_crossings(trace, DT) for trace in respond(np.tile(LEVELS, (1300, 1)))[500:].T]
     return np.array([1 / np.diff(times).mean() if len(times) > 2 else 0.0 for times in spikes])
 
 
@@ -153,8 +152,7 @@ def coincidence(true, V, window=6.0):
     for traces in zip(true[WARM_UP:].T, V[WARM_UP:].T):
         times, own_times = (upward_crossings(trace, DT) for trace in traces)
         near = abs(times[:, None] - own_times) <= window
-        hits = min(near.any(0).sum(), near.any(1).sum())
-        scores.append(2 * hits / max(1, len(times) + len(own_times)))  # F1
+        scores.append(2 * min(near.any(0).sum(), near.any(1).sum()) / max(1, len(times) + len(own_times)))  # F1
     return np.mean(scores)
 
 
