@@ -124,5 +124,5 @@ def test_the_script_runs(monkeypatch, tmp_path, capsys):
     assert (model.num_inputs, model.num_outputs, model.residual, model.info["currents"]) == (2, 1, True, "constant")
     assert metrics["neuron_threshold_2"] == 3
     assert metrics["off by 0.01_random_current"] > 0.9
-    assert {path.name for path in tmp_path.iterdir()} >= {"driven_neuron.png", "driven_neuron.gif"}
+    assert {path.name for path in tmp_path.iterdir()} >= {"driven.png", "driven.gif"}
     assert "spikes that coincide" in capsys.readouterr().out
