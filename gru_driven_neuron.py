@@ -3,7 +3,7 @@
     python gru_driven_neuron.py                         trains under currents that jump
     python gru_driven_neuron.py --currents constant     trains just as long under constant currents
 
-You should see a table: the neuron beside a network trained under each kind of current (one here, one from checkpoints/).
+You should see a table: the neuron and two networks, one for each kind of current (one of them comes from checkpoints/).
 Both fire when the neuron does, and as fast. Poked, only the one that saw currents jump answers as the neuron does.
 """
 
@@ -48,7 +48,7 @@ WARM_UP = 50  # true samples that a network sees before it runs freely
 
 
 def train_model(model, dataset, valid_I, args):
-    """Train on next steps; after every epoch yield its mean loss, and how far free runs under valid_I (T, N) are off."""
+    """Train on next steps; after every epoch yield its mean loss, and the error of free runs under valid_I (T, N)."""
     optimizer = torch.optim.Adam(model.parameters(), lr=args.init_lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.num_epochs)
     true = neuron(valid_I)

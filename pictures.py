@@ -317,7 +317,7 @@ def draw_answers(figure, levels, phases, poke, curves, poked, dt):
         above.plot(levels, 1000 * frequency, **WHO[name])
         left.plot(dt * np.arange(len(poke)), poked[name], **WHO[name])
         right.plot(phases, advance, **WHO[name])
-    above.set(xlabel="constant current I", ylabel="spikes in 1000 time units", xlim=(-0.2, 1.8), ylim=(-0.5, 14))
+    above.set(xlabel="constant current I", ylabel="spikes in 1000 time units", xlim=(-0.2, 1.8), ylim=(-0.4, 10))
     above.set_title("Under constant currents both networks fire as the neuron does.", loc="left")
     above.legend(loc="lower center")
     on = dt * np.flatnonzero(poke)
