@@ -7,15 +7,14 @@ You should see the GRU ahead of simple classifiers in the hard task, and nearly 
 original one it is level with four summary features, and proves nothing.
 """
 
-from plumbing import FlagParser, LiveWindow, device, finish, folder, follow, number, run, save_figure, save_gif, set_up
-
-import argparse
 import math
+from argparse import BooleanOptionalAction, Namespace
+from pathlib import Path
 
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
+from sklearn.metrics import confusion_matrix
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -24,6 +23,8 @@ from torch.utils.data import DataLoader
 
 from datasets import FitzhughNagumoClassification, crosses_upwards, period, simulate
 from models import GRU
+from pictures import draw_accuracy, draw_confusion, draw_samples, plot_arriving, plot_history
+from plumbing import FlagParser, count, follow, live_window, positive, run, save_figure, save_gif, set_up, write_metrics
 
 STEM = "gru_classification_scratch"
 CLASSES = list(FitzhughNagumoClassification.CLASSES)
@@ -36,28 +37,28 @@ parser = FlagParser(__doc__)
 flag = parser.add_argument
 # data
 flag("--task", choices=["hard", "original"], default="hard", help="original: long clean traces, and other defaults")
-flag("--num_train", type=number(int, 1, 100_000), default=2048, help="neurons of each class to train on")
-flag("--num_test", type=number(int, 1, 100_000), default=2000, help="new traces of each class to test on")
-flag("--test_factor", type=number(int, 1, 100), default=1, help="how many times longer the test traces are")
-flag("--duration", type=number(float, 1, 10_000), default=100.0, help="length of a training trace in time units")
-flag("--dt", type=number(float, 1e-3, 100), default=0.4, help="time between samples")
-flag("--noise_std", type=number(float, 0, 100), default=0.2, help="standard deviation of the noise on V")
-flag("--random_phase", action=argparse.BooleanOptionalAction, default=True, help="start anywhere on the limit cycle")
-flag("--match_period", action=argparse.BooleanOptionalAction, default=True, help="give both neurons the same period")
+flag("--num_train", type=count, default=2048, help="neurons of each class to train on")
+flag("--num_test", type=count, default=2000, help="new traces of each class to test on")
+flag("--test_factor", type=count, default=1, help="how many times longer the test traces are")
+flag("--duration", type=positive, default=100.0, help="length of a training trace in time units")
+flag("--dt", type=positive, default=0.4, help="time between samples")
+flag("--noise_std", type=float, default=0.2, help="standard deviation of the noise on V")
+flag("--random_phase", action=BooleanOptionalAction, default=True, help="start anywhere on the limit cycle")
+flag("--match_period", action=BooleanOptionalAction, default=True, help="give both neurons the same period")
 # model
-flag("--n_hidden", type=number(int, 1, 2048), default=32, help="hidden units")
-flag("--memory", type=number(float, 2, 1e9), default=2, help="steps that untrained units remember: from 2 to this")
+flag("--n_hidden", type=count, default=32, help="hidden units")
+flag("--memory", type=positive, default=2, help="steps that untrained units remember: from 2 to this")
 # training
-flag("--num_epochs", type=number(int, 1, 100_000), default=30, help="passes over the training set, redrawn for each")
-flag("--batch_size", type=number(int, 1, 100_000), default=48, help="traces per gradient step")
-flag("--loss_from", type=number(float, 0, 1), default=0.0, help="share of a trace after which every step is scored")
-flag("--init_lr", type=number(float, 1e-9, 1e9), default=1e-2, help="learning rate of Adam; decays to 0 as a cosine")
-flag("--max_grad_norm", type=number(float, 1e-9, 1e9), default=0.1, help="a longer gradient is clipped to this norm")
-flag("--seed", type=number(int, 0, 2**31 - 1), default=0, help="fixes the data, the first weights and the batches")
-flag("--device", type=device, default="auto", help="auto, cpu or cuda")
+flag("--num_epochs", type=count, default=30, help="passes over the training set, redrawn for each")
+flag("--batch_size", type=count, default=48, help="traces per gradient step")
+flag("--loss_from", type=float, default=0.0, help="share of a trace after which every step is scored")
+flag("--init_lr", type=positive, default=1e-2, help="learning rate of Adam; decays to 0 as a cosine")
+flag("--max_grad_norm", type=positive, default=0.1, help="a longer gradient is clipped to this norm")
+flag("--seed", type=int, default=0, help="fixes the data, the first weights and the batches")
+flag("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: cuda if there is one")
 # output
-flag("--train_visualization", action=argparse.BooleanOptionalAction, default=True, help="draw the pictures")
-flag("--out_dir", type=folder, default="outputs", help="where pictures, model and metrics go")
+flag("--train_visualization", action=BooleanOptionalAction, default=True, help="draw the pictures")
+flag("--out_dir", type=Path, default="outputs", help="where pictures, model and metrics go")
 
 
 @torch.no_grad()
@@ -168,14 +169,7 @@ def ideal_observer(data, windows, noise_std, batch_size=250):
 
 
 def evaluate_beliefs(probabilities, labels, prefix=""):
-    """Accuracy and mean confidence of probabilities (N, T, classes), at the end and on the way, for labels (N,).
-
-    Raises ValueError where there is nothing to score, or a label is out of range.
-    """
-    if len(labels) == 0 or len(probabilities) != len(labels):
-        raise ValueError(f"{len(probabilities)} traces, {len(labels)} labels: expected as many of both, at least one")
-    if not torch.isin(labels, torch.arange(probabilities.shape[-1])).all():
-        raise ValueError(f"labels from {labels.min()} to {labels.max()}: expected 0 to {probabilities.shape[-1] - 1}")
+    """Accuracy and mean confidence of probabilities (N, T, classes), at the end and on the way, for labels (N,)."""
     confidence, predicted = probabilities.double().max(-1)  # (N, T)
     metrics = {}
     for name, values in (("accuracy", (predicted == labels[:, None]).double()), ("confidence", confidence)):
@@ -197,105 +191,20 @@ def evaluate_model(probabilities, baselines, data, labels, ideal=None):
     return metrics | {"confusion_matrix": matrix.tolist()}
 
 
-# ---- pictures ----
-
-
-def plot_history(figure):
-    """Set up loss and accuracy, epoch by epoch; return update(history)."""
-    axes = dict(zip(("loss", "accuracy"), figure.subplots(1, 2)))
-
-    def update(history):
-        for name, ax in axes.items():
-            ax.clear()
-            ax.plot(range(1, len(history) + 1), [report[name] for report in history])
-            ax.set(xlabel="epoch", ylabel=name)
-
-    return update
-
-
-def draw_samples(figure, dataset, num=3):
-    """Draw the first traces of each class."""
-    figure.set_size_inches(8, 5)
-    axes = figure.subplots(len(CLASSES), sharex=True, sharey=True)
-    t = dataset.dt * np.arange(dataset.T)
-    for label, (name, parameters) in enumerate(dataset.CLASSES.items()):
-        for trace in dataset.data[dataset.labels == label][:num]:
-            axes[label].plot(t, trace[:, 0], color=f"C{label}", linewidth=1.2, alpha=0.8)
-        axes[label].set_title(f"class {name}: a = {parameters['a']}, b = {parameters['b']}", loc="left")
-        axes[label].set_ylabel("V")
-    axes[-1].set(xlabel="time", xlim=(0, dataset.T * dataset.dt))
-
-
-def draw_confusion(figure, matrix):
-    """Draw how many traces of each class were taken for which: rates, and all cells readable."""
-    figure.set_size_inches(5, 4.4)
-    rates = np.array(matrix) / np.maximum(np.sum(matrix, axis=1, keepdims=True), 1)
-    display = ConfusionMatrixDisplay(rates, display_labels=[f"class {name}" for name in CLASSES])
-    display.plot(ax=figure.subplots(), cmap="Blues", values_format=".3f", im_kw={"vmin": 0, "vmax": 1})
-
-
-def draw_accuracy(figure, metrics, dt):
-    """Draw against how much has been seen: who is right how often, and how sure the network is of it."""
-    figure.set_size_inches(11, 4.2)
-    left, right = figure.subplots(1, 2, sharex=True, sharey=True)
-    accuracy, confidence = metrics["accuracy_along_the_way"], metrics["confidence_along_the_way"]
-    t = dt * np.arange(1, len(accuracy) + 1)
-    if "ideal_accuracy" in metrics:
-        left.plot(t, metrics["ideal_accuracy_along_the_way"], color="0.6", linewidth=4, label="ideal observer")
-    left.plot(t, accuracy, color="C0", label="GRU")
-    left.axhline(metrics["neighbours_accuracy"], color="C2", linestyle="-.", label="15 nearest neighbours, whole trace")
-    left.axhline(metrics["features_accuracy"], color="C1", linestyle="--", label="four features, whole trace")
-    left.set(xlabel="time seen", ylabel="accuracy", xlim=(0, t[-1]), ylim=(0.45, 1.02))
-    left.legend(loc="lower right")
-    right.plot(t, accuracy, color="C0", label="GRU: how often it is right")
-    right.plot(t, confidence, color="black", linestyle="--", label="GRU: how sure it is, on average")
-    right.set(xlabel="time seen", ylabel="share, probability")
-    right.tick_params(labelleft=True)
-    right.legend(loc="lower right")
-
-
-def plot_arriving(figure, data, beliefs, dt):
-    """Set up one trace of each class, and below it what is believed of it; return update(n): the first n samples.
-
-    data: (classes, T, 1). beliefs: name -> P(class B) after each sample, (classes, T).
-    """
-    t = dt * np.arange(1, data.shape[1] + 1)
-    axes = figure.subplots(2, len(CLASSES), sharex=True, sharey="row", height_ratios=(3, 2))
-    styles = {"ideal observer": {"color": "0.65", "linewidth": 5}, "GRU": {"color": "black"}}
-    lines = []
-    for k, name in enumerate(CLASSES):
-        trace, probability = axes[:, k]
-        lines.append((trace.plot([], [], color=f"C{k}", linewidth=1.2)[0], data[k].flatten()))
-        for label, belief in beliefs.items():
-            lines.append((probability.plot([], [], label=label, **styles[label])[0], belief[k]))
-        trace.set(title=f"a neuron of class {name}", xlim=(0, t[-1]), ylim=(data.min() - 0.2, data.max() + 0.2))
-        probability.axhline(0.5, color="0.6", linewidth=1, linestyle=":")
-        probability.set(xlabel="time", ylim=(-0.05, 1.05))
-    axes[0, 0].set_ylabel("V")
-    axes[1, 0].set_ylabel("P(class B)")
-    axes[1, 0].legend(loc="upper left", fontsize=10)
-
-    def update(n):
-        for line, values in lines:
-            line.set_data(t[:n], values[:n])
-
-    return update
+# ---- the script ----
 
 
 def draw_pictures(out_dir, test_set, probabilities, ideal, metrics):
     """Write the classes, the confusion matrix, accuracy and confidence over time, and one trace of each, arriving."""
     save_figure(out_dir / "classification.png", draw_samples, test_set)
-    save_figure(out_dir / "cfmat.png", draw_confusion, metrics["confusion_matrix"])
+    save_figure(out_dir / "cfmat.png", draw_confusion, metrics["confusion_matrix"], CLASSES)
     save_figure(out_dir / "classification_accuracy.png", draw_accuracy, metrics, test_set.dt)
     first_of_each = [test_set.labels.tolist().index(label) for label in range(len(CLASSES))]
     beliefs = {} if ideal is None else {"ideal observer": ideal[first_of_each, :, 1]}
     beliefs["GRU"] = probabilities[first_of_each, :, 1]
     frames = np.linspace(test_set.T // 45 + 1, test_set.T, 45, dtype=int)
-    shown = (test_set.data[first_of_each], beliefs, test_set.dt)
+    shown = (CLASSES, test_set.data[first_of_each], beliefs, test_set.dt)
     save_gif(out_dir / "classification.gif", frames, plot_arriving, *shown, fps=9)
-
-
-# ---- the script ----
 
 
 def print_table(metrics, dt):
@@ -311,20 +220,19 @@ def print_table(metrics, dt):
 def main(argv=None):
     args = parser.parse_args(argv)
     if args.task == "original":
-        args = parser.parse_args(argv, argparse.Namespace(**ORIGINAL))  # its defaults, and what was given
-    start = set_up(args)
+        args = parser.parse_args(argv, Namespace(**ORIGINAL))  # its defaults, and what was given
+    set_up(args)
 
     def dataset(offset, num, factor=1):  # no two offsets or seeds share a trajectory
         num_samples = factor * max(1, round(args.duration / args.dt))
         settings = (factor * args.duration, args.noise_std, args.random_phase, args.match_period)
-        with parser.blaming("--num_train, --num_test, --duration, --dt, --test_factor"):
-            return FitzhughNagumoClassification(num, num_samples, *settings, seed=4 * args.seed + offset)
+        return FitzhughNagumoClassification(num, num_samples, *settings, seed=4 * args.seed + offset)
 
     train_set, test_set = dataset(0, args.num_train), dataset(1, args.num_test, args.test_factor)
     model = GRU(num_inputs=1, num_hiddens=args.n_hidden, num_outputs=len(CLASSES)).to(args.device)
     lengthen_memory(model, args.memory)
     training = train_model(model, train_set, dataset(2, 32), args)  # nothing has run yet
-    window = LiveWindow(plot_history) if args.train_visualization else None
+    window = live_window(plot_history) if args.train_visualization else None
     path, info = args.out_dir / f"{STEM}.pth", {"task": "classification", "dt": train_set.dt}
     history, interrupted = follow(training, args.num_epochs, model, path, window, **info)
 
@@ -337,7 +245,8 @@ def main(argv=None):
         draw_pictures(args.out_dir, test_set, probabilities, ideal, metrics)
     metrics = {name: value for name, value in metrics.items() if "along_the_way" not in name}  # curves, drawn above
     metrics |= {"train_seconds": history[-1]["seconds"], "interrupted": interrupted}
-    return finish(args.out_dir / f"{STEM}_metrics.json", metrics, args, start)
+    write_metrics(args.out_dir / f"{STEM}_metrics.json", metrics, args)
+    return metrics
 
 
 if __name__ == "__main__":

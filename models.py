@@ -3,6 +3,7 @@
 Read `GRU.single_step` first: one line per equation. Source: Cho et al. (2014), https://arxiv.org/abs/1406.1078
 """
 
+import io
 import math
 import zipfile
 from contextlib import contextmanager
@@ -104,8 +105,7 @@ class GRU(nn.Module):
         ridge: a small number on the diagonal of the normal equations, which makes them solvable.
         """
         gram, moment = ridge * torch.eye(self.num_hiddens + 1, dtype=torch.float64, device=self.device), 0
-        # 32 sequences at a time: the states of all of them would fill the memory
-        parts = (data.transpose(0, 1).to(self.fc.weight).split(32, dim=1) for data in (x, y))
+        parts = (data.transpose(0, 1).to(self.fc.weight).split(32, dim=1) for data in (x, y))  # to save memory
         for x_part, y_part in zip(*parts, strict=True):
             features = nn.functional.pad(self(x_part)[0].relu(), (0, 1), value=1.0)  # the last column is the bias's
             target = y_part - x_part[..., : self.num_outputs] if self.residual else y_part
@@ -164,8 +164,7 @@ def blocks(num_steps, size):
 class Recurrence(torch.autograd.Function):
     """The loop of a GRU over time, with its gradient by hand: README.md derives it.
 
-    Each X ends in a 1, and the biases are the last rows of the W_x*: so A_z = X W_xz + H W_hz needs no bias of its own.
-    The two gates lie side by side: A_g is [A_z, A_r], and so are W_xg, W_hg and dA_g.
+    Each X ends in a 1, and the last rows of the W_x* are the biases. Gates lie side by side: A_g is [A_z, A_r].
     """
 
     @staticmethod
@@ -241,10 +240,9 @@ def loop_backward(block, T, residual, dX, dH, dstates, states, gates, all_H_tild
     # each dA begins as its factor F, which is known beforehand; the loop multiplies it by the gradient that arrives
     (all_Z, all_R), all_H = gates.chunk(2, -1), states[block]
     all_dA_g = gates * (1 - gates) * torch.cat([all_H - all_H_tilde, all_H], -1)  # F_z and F_r
-    all_dA_z, all_dA_r = all_dA_g.chunk(2, -1)
     all_dA = (1 - all_Z) * (1 - all_H_tilde * all_H_tilde)
     dRH = torch.empty_like(dH)
-    steps = zip(range(block.start, block.stop), dstates[block], all_Z, all_R, all_dA_z, all_dA_r, all_dA_g, all_dA)
+    steps = zip(range(block.start, block.stop), dstates[block], all_Z, all_R, *all_dA_g.chunk(2, -1), all_dA_g, all_dA)
     for t, dstate, Z, R, dA_z, dA_r, dA_g, dA in reversed(list(steps)):
         dH += dstate  # now it is dH_new: from later steps, and from this state's own readout
         dA_z *= dH
@@ -275,8 +273,10 @@ def save_checkpoint(path, model, **info):
     """Write a GRU's sizes and weights to `path`, with `info` (numbers and strings) beside them."""
     sizes = (model.num_inputs, model.num_hiddens, model.num_outputs, model.per_timestep_readout, model.residual)
     info = {name: value.item() if hasattr(value, "item") else value for name, value in info.items()}  # NumPy's numbers
+    content = io.BytesIO()  # torch.save itself does not say why a file cannot be written
+    torch.save({"sizes": [int(size) for size in sizes], "info": info, "state_dict": model.state_dict()}, content)
     with replacing(path) as temporary:
-        torch.save({"sizes": [int(size) for size in sizes], "info": info, "state_dict": model.state_dict()}, temporary)
+        temporary.write_bytes(content.getbuffer())
 
 
 def load_checkpoint(path, device="cpu"):

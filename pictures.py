@@ -1,0 +1,271 @@
+"""Every figure and animation of the scripts.
+
+draw_...(figure, ...) draws once; plot_...(figure, ...) sets up and returns update(frame), which shows that frame.
+"""
+
+import numpy as np
+from matplotlib.collections import LineCollection
+from sklearn.decomposition import PCA
+from sklearn.metrics import ConfusionMatrixDisplay
+
+from datasets import crosses_upwards, period, simulate
+
+# ---- task 1 ----
+
+
+def plot_fit(figure, view, seen):
+    """Plot the true trace of `view`; update(history) adds the last epoch's free run after `seen` samples and errors."""
+    t = view.dt * np.arange(1, view.data_y.shape[1] + 1)
+    true = view.data_y.flatten().numpy()
+    start = min(seen, len(t)) - 1
+    free, error = figure.subplots(2, sharex=True, height_ratios=(3, 2))
+    free.plot(t, true, color="0.6", linewidth=4, label="neuron")
+    (generated,) = free.plot([], [], color="tab:red", linewidth=1.5, label="GRU, running freely")
+    free.axvspan(0, t[start], color="0.92")
+    free.text(t[start // 2], -2.9, "seen", ha="center", fontsize=11, color="0.3")
+    free.set(ylabel="V", xlim=(0, t[-1]), ylim=(-3.2, 2.8))
+    free.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)  # beside the title, clear of the spikes
+    (distance,) = error.semilogy([], [], color="tab:red", linewidth=1)
+    error.axhline(np.abs(np.diff(true)).mean(), color="0.3", linestyle=":", label="copying the last value, on average")
+    error.set(xlabel="time", ylabel="next step:\n|error|", ylim=(1e-6, 10), yticks=[1e-6, 1e-4, 1e-2, 1])
+    error.legend(loc="upper right", fontsize=11)
+
+    def update(history):
+        generated.set_data(t[start:], np.clip(history[-1]["free_run"][start:], -5, 5))  # it may run away
+        distance.set_data(t, np.abs(history[-1]["trace"] - true) + 1e-12)
+        free.set_title(f"epoch {len(history)}   loss {history[-1]['loss']:.1e}", loc="left")
+
+    return update
+
+
+def draw_neuron(figure, view):
+    """Draw the neuron before any network: V and W against time, and in their plane with nullclines and flow."""
+    I, a, b, eps = *view.parameters.values(), 1 / 50
+    t = np.arange(0, 320, 0.25)
+    V, W = (traces[:, 0] for traces in simulate(-0.5, 1.9, t, I, a, b, eps))
+    figure.set_size_inches(11, 4.6)
+    left, plane = figure.subplots(1, 2)
+    left.plot(t, V, color="black", label="V, membrane voltage")
+    left.plot(t, W, color="C1", linestyle="--", label="W, recovery variable")
+    left.set(xlabel="time", xlim=(0, t[-1]), ylim=(-2.3, 3.0))
+    left.legend(loc="upper right", fontsize=11)
+
+    v, w = np.linspace(-2.5, 2.5, 201), np.linspace(-1, 2.2, 201)
+    flow = v - v**3 / 3 - w[:, None] + I, eps * (v + a - b * w[:, None])  # dV/dt and dW/dt all over the plane
+    plane.streamplot(v, w, *flow, color="0.8", linewidth=0.8, arrowsize=0.9, density=1.1)
+    plane.plot(v, v - v**3 / 3 + I, ":", color="C0", label="cubic: dV/dt = 0")
+    plane.plot(b * w - a, w, "-.", color="C2", label="line: dW/dt = 0")
+    plane.plot(V, W, color="black", linewidth=2.2, label="the trace on the left")
+    arrow = {"arrowstyle": "-|>", "mutation_scale": 22, "color": "black"}
+    for k in np.searchsorted(t, (30, 88, 110, 133.5)):  # which way round: on both branches, and while V jumps
+        plane.annotate("", (V[k + 2], W[k + 2]), (V[k], W[k]), arrowprops=arrow)
+    plane.plot(V[0], W[0], "o", color="black")
+    rest = v[np.argmin(np.abs(v - v**3 / 3 + I - (v + a) / b))]  # where the two nullclines cross
+    plane.plot(rest, (rest + a) / b, "o", markersize=9, markerfacecolor="white", color="C3", label="unstable point")
+    plane.set(xlabel="V", ylabel="W", xlim=(-2.5, 2.5), ylim=(-1, 3.0))
+    plane.legend(loc="upper center", ncols=2, fontsize=10)
+
+
+def draw_gradients(figure, before, after, window):
+    """Draw the size of dL/dH at each step back in time, for the network before and after training."""
+    axes = figure.subplots()
+    axes.semilogy(before, label="before training")
+    axes.semilogy(after, label="after training")
+    axes.axvline(window, color="0.6", linestyle=":", label=f"truncated here in training: {window} steps")
+    axes.set(xlabel="steps back in time", ylabel="relative size of dL/dH", xlim=(0, len(before) - 1), ylim=(1e-12, 10))
+    axes.legend()
+
+
+# ---- task 2 ----
+
+
+def plot_free_run(figure, dataset):
+    """Plot the first true trace of `dataset`; return update(history), which draws the last epoch's free run over it."""
+    true = dataset.data_x[0].flatten().numpy()
+    t = dataset.dt * np.arange(len(true))
+    axes = figure.subplots()
+    axes.plot(t, true, color="0.6", linewidth=3, label="true")
+    (line,) = axes.plot([], [], "--", color="tab:red", label="free running")
+    axes.set(xlabel="time", ylabel="V", xlim=(0, t[-1]), ylim=(-2.4, 3.2))
+    axes.legend(loc="upper right", ncols=2)
+
+    def update(history):
+        line.set_data(t, history[-1]["trace"])
+        axes.set_title(f"epoch {len(history)}, {history[-1]['stage']}", loc="left")
+
+    return update
+
+
+def plot_growing_trace(figure, true, generated, dt, warm_up):
+    """Set up the animation of one run; return update(n), which shows its first n samples.
+
+    true, generated: V and W, (2, T); the network's W is read out of its state.
+    """
+    t = dt * np.arange(true.shape[1])
+    figure.set_size_inches(10, 4.5)
+    grid = figure.add_gridspec(2, 2, width_ratios=(3, 2), height_ratios=(3, 2))
+    trace, difference, plane = (figure.add_subplot(place) for place in (grid[0, 0], grid[1, 0], grid[:, 1]))
+    (neuron,) = trace.plot([], [], color="0.6", linewidth=4)
+    (gru,) = trace.plot([], [], color="tab:red", linewidth=1.5)
+    (orbit,) = plane.plot([], [], color="0.6", linewidth=4, label="neuron")
+    (path,) = plane.plot([], [], color="tab:red", linewidth=1.5, label="GRU, W read out of its state")
+    dots = [plane.plot([], [], "o", color=c, markersize=m)[0] for c, m in (("0.35", 13), ("tab:red", 7))]
+    (error,) = difference.plot([], [], color="tab:red", linewidth=1)
+    trace.axvspan(0, warm_up * dt, color="0.92")
+    trace.text(0, -2.95, " seen", fontsize=11, color="0.3")
+    trace.set(ylabel="V", xlim=(0, t[-1]), ylim=(-3.2, 2.6), xticklabels=[])
+    difference.set(xlabel="time", ylabel="GRU − neuron", xlim=(0, t[-1]), ylim=(-0.4, 0.4))
+    plane.set(xlabel="V", ylabel="W", xlim=(-2.6, 2.6), ylim=(-0.9, 2.4), title="in the plane")
+    plane.legend(loc="upper center", fontsize=10)
+
+    def update(n):
+        free = slice(min(warm_up, n) - 1, n)
+        neuron.set_data(t[:n], true[0, :n])
+        gru.set_data(t[free], generated[0, free])
+        error.set_data(t[free], generated[0, free] - true[0, free])
+        recent = slice(max(0, n - round(period() / dt)), n)  # the last period
+        orbit.set_data(*true[:, recent])
+        path.set_data(*generated[:, max(recent.start, free.start) : n])
+        for dot, values in zip(dots, (true, generated)):
+            dot.set_data(*values[:, n - 1 : n])
+
+    return update
+
+
+def draw_phase_portrait(figure, true, generated, states, dt, I, a, b):
+    """Draw the limit cycle, true and generated, and the hidden state's own: one period from the end of the run.
+
+    true, generated: V and W, (2, T); the network's W is read out of its states (T, num_hiddens).
+    """
+    # the last period, from shortly before a spike to shortly before the next: there all is slow, and the ends meet
+    begins = np.flatnonzero(crosses_upwards(true[0])) - round(0.2 * period() / dt)
+    last = slice(max(0, begins[-2]), begins[-1] + 2) if len(begins) > 1 else slice(None)
+
+    figure.set_size_inches(11, 4.5)
+    left, right = figure.subplots(1, 2)
+    v, w = np.linspace(-2.1, 2.2, 200), np.linspace(-0.7, 1.7, 2)
+    left.plot(v, v - v**3 / 3 + I, ":", color="0.4", label="dV/dt = 0")
+    left.plot(b * w - a, w, "-.", color="0.4", label="dW/dt = 0")
+    left.plot(*true[:, last], color="0.6", linewidth=5, label="neuron")
+    left.plot(*generated[:, last], "--", color="tab:red", label="GRU, W read out of its state")
+    left.set(xlabel="V", ylabel="W", xlim=(-2.4, 2.4), ylim=(-0.7, 2.3), title="the limit cycle")
+    left.legend(loc="upper center", ncols=2, fontsize=10)
+    states = np.pad(states[last], ((0, 0), (0, 1)))  # one more unit, always 0: even one alone has two components then
+    with np.errstate(invalid="ignore"):  # a network that has fallen silent has no variance to explain
+        points = PCA(2, svd_solver="full").fit_transform(states)  # what it would choose for many units is random
+    right.plot(*points.T, color="black", linewidth=6)  # an edge for the line's pale middle
+    pieces = np.stack([points[:-1], points[1:]], axis=1)  # from each sample to the next
+    phase = np.linspace(0, 1, len(points))[:-1]
+    lines = right.add_collection(LineCollection(pieces, cmap="twilight_shifted", array=phase, linewidth=4))
+    arrow = {"arrowstyle": "-|>", "mutation_scale": 22, "color": "black"}
+    for k in range(0, len(pieces), max(1, len(points) // 12)):  # which way it goes
+        right.annotate("", points[k + 1], points[k], arrowprops=arrow)
+    right.margins(0.08)
+    right.set(xlabel="first principal component", ylabel="second", title="the same cycle in the hidden state")
+    figure.colorbar(lines, ax=right, label="phase")
+
+
+def draw_gates(figure, V, Z, R, dt):
+    """Draw V (T,) and both gates (T, n) of all units along the last 1.2 periods.
+
+    The units are sorted by how much further their update gate is open while V > 0 than while V < 0.
+    """
+    V, Z, R = (values[-round(1.2 * period() / dt) :] for values in (V, Z, R))
+    order = np.argsort(Z[V <= 0].mean(0) - Z[V > 0].mean(0)) if V.min() < 0 < V.max() else slice(None)
+    t = dt * np.arange(len(V))
+
+    figure.set_size_inches(8, 7)
+    trace, *maps = figure.subplots(3, sharex=True, height_ratios=(2, 3, 3))
+    trace.plot(t, V, color="black")
+    trace.set(ylabel="V", xlim=(0, t[-1]))
+    for axes, gate, name in zip(maps, (Z, R), ("update gate Z", "reset gate R")):
+        box = {"extent": (0, t[-1], Z.shape[1], 0), "aspect": "auto", "interpolation": "nearest"}
+        image = axes.imshow(gate[:, order].T, cmap="cividis", vmin=0, vmax=1, **box)
+        axes.set_ylabel("unit, sorted")
+        figure.colorbar(image, ax=axes, label=name)
+    maps[-1].set_xlabel("time")
+
+
+# ---- task 3 ----
+
+
+def plot_history(figure):
+    """Set up loss and accuracy, epoch by epoch; return update(history)."""
+    axes = dict(zip(("loss", "accuracy"), figure.subplots(1, 2)))
+
+    def update(history):
+        for name, ax in axes.items():
+            ax.clear()
+            ax.plot(range(1, len(history) + 1), [report[name] for report in history])
+            ax.set(xlabel="epoch", ylabel=name)
+
+    return update
+
+
+def draw_samples(figure, dataset, num=3):
+    """Draw the first traces of each class."""
+    figure.set_size_inches(8, 5)
+    axes = figure.subplots(len(dataset.CLASSES), sharex=True, sharey=True)
+    t = dataset.dt * np.arange(dataset.T)
+    for label, (name, parameters) in enumerate(dataset.CLASSES.items()):
+        for trace in dataset.data[dataset.labels == label][:num]:
+            axes[label].plot(t, trace[:, 0], color=f"C{label}", linewidth=1.2, alpha=0.8)
+        axes[label].set_title(f"class {name}: a = {parameters['a']}, b = {parameters['b']}", loc="left")
+        axes[label].set_ylabel("V")
+    axes[-1].set(xlabel="time", xlim=(0, dataset.T * dataset.dt))
+
+
+def draw_confusion(figure, matrix, classes):
+    """Draw how many traces of each class were taken for which: rates, and all cells readable."""
+    figure.set_size_inches(5, 4.4)
+    rates = np.array(matrix) / np.maximum(np.sum(matrix, axis=1, keepdims=True), 1)
+    display = ConfusionMatrixDisplay(rates, display_labels=[f"class {name}" for name in classes])
+    display.plot(ax=figure.subplots(), cmap="Blues", values_format=".3f", im_kw={"vmin": 0, "vmax": 1})
+
+
+def draw_accuracy(figure, metrics, dt):
+    """Draw against how much has been seen: who is right how often, and how sure the network is of it."""
+    figure.set_size_inches(11, 4.2)
+    left, right = figure.subplots(1, 2, sharex=True, sharey=True)
+    accuracy, confidence = metrics["accuracy_along_the_way"], metrics["confidence_along_the_way"]
+    t = dt * np.arange(1, len(accuracy) + 1)
+    if "ideal_accuracy" in metrics:
+        left.plot(t, metrics["ideal_accuracy_along_the_way"], color="0.6", linewidth=4, label="ideal observer")
+    left.plot(t, accuracy, color="C0", label="GRU")
+    left.axhline(metrics["neighbours_accuracy"], color="C2", linestyle="-.", label="15 nearest neighbours, whole trace")
+    left.axhline(metrics["features_accuracy"], color="C1", linestyle="--", label="four features, whole trace")
+    left.set(xlabel="time seen", ylabel="accuracy", xlim=(0, t[-1]), ylim=(0.45, 1.02))
+    left.legend(loc="lower right")
+    right.plot(t, accuracy, color="C0", label="GRU: how often it is right")
+    right.plot(t, confidence, color="black", linestyle="--", label="GRU: how sure it is, on average")
+    right.set(xlabel="time seen", ylabel="share, probability")
+    right.tick_params(labelleft=True)
+    right.legend(loc="lower right")
+
+
+def plot_arriving(figure, classes, data, beliefs, dt):
+    """Set up one trace of each class, and below it what is believed of it; return update(n): the first n samples.
+
+    data: (classes, T, 1). beliefs: name -> P(class B) after each sample, (classes, T).
+    """
+    t = dt * np.arange(1, data.shape[1] + 1)
+    axes = figure.subplots(2, len(classes), sharex=True, sharey="row", height_ratios=(3, 2))
+    styles = {"ideal observer": {"color": "0.65", "linewidth": 5}, "GRU": {"color": "black"}}
+    lines = []
+    for k, name in enumerate(classes):
+        trace, probability = axes[:, k]
+        lines.append((trace.plot([], [], color=f"C{k}", linewidth=1.2)[0], data[k].flatten()))
+        for label, belief in beliefs.items():
+            lines.append((probability.plot([], [], label=label, **styles[label])[0], belief[k]))
+        trace.set(title=f"a neuron of class {name}", xlim=(0, t[-1]), ylim=(data.min() - 0.2, data.max() + 0.2))
+        probability.axhline(0.5, color="0.6", linewidth=1, linestyle=":")
+        probability.set(xlabel="time", ylim=(-0.05, 1.05))
+    axes[0, 0].set_ylabel("V")
+    axes[1, 0].set_ylabel("P(class B)")
+    axes[1, 0].legend(loc="upper left", fontsize=10)
+
+    def update(n):
+        for line, values in lines:
+            line.set_data(t[:n], values[:n])
+
+    return update
