@@ -13,11 +13,14 @@ from models import GRU, load_checkpoint
 
 DT = 400 / 512
 PERIOD = 122.11
+T, LONGER = 2048, 2600  # samples: 13 periods, and 3 more
 
 
 @functools.cache
-def spiking(slower=1.0, num_samples=4096):
+def spiking(slower=1.0, num_samples=T):
     """A neuron's voltage from the solver, with its time stretched: the truth is known."""
+    if slower == 1 and num_samples < LONGER:
+        return spiking(slower, LONGER)[:num_samples]
     return simulate(0.3, 0.0, np.arange(num_samples) * DT / slower)[0][:, 0]
 
 
@@ -41,7 +44,7 @@ def test_times_of_spikes_are_interpolated():
 def test_a_perfect_generator_has_no_error():
     period_error, in_phase, drift = task.compare_spikes(spiking(), spiking(), DT)
     assert (period_error, drift) == (0, 0)
-    assert in_phase == pytest.approx(4096 * DT / PERIOD, rel=1e-3)
+    assert in_phase == pytest.approx(T * DT / PERIOD, rel=1e-3)
 
 
 @pytest.mark.parametrize("slower", [1.01, 0.98])
@@ -49,7 +52,7 @@ def test_a_wrong_period_drifts_out_of_phase(slower):
     period_error, in_phase, drift = task.compare_spikes(spiking(), spiking(slower), DT)
     assert period_error == pytest.approx(abs(slower - 1), rel=0.02)
     assert in_phase == pytest.approx(0.05 / abs(slower - 1), abs=1)
-    assert drift == pytest.approx(25 * abs(slower - 1), abs=2 * abs(slower - 1))
+    assert drift == pytest.approx(12 * abs(slower - 1), abs=2 * abs(slower - 1))
 
 
 def test_a_generator_that_falls_silent_is_out_of_phase_from_there():
@@ -59,15 +62,15 @@ def test_a_generator_that_falls_silent_is_out_of_phase_from_there():
 
 
 def test_a_generator_that_never_spikes_and_a_truth_without_a_period_are_all_wrong():
-    period_error, in_phase, drift = task.compare_spikes(spiking(), np.full(4096, -1.0), DT)
+    period_error, in_phase, drift = task.compare_spikes(spiking(), np.full(T, -1.0), DT)
     assert (period_error, drift) == (1.0, 1.0)
     assert in_phase < 1
-    assert task.compare_spikes(np.full(4096, -1.0), spiking(), DT) == (1.0, 0.0, 1.0)
+    assert task.compare_spikes(np.full(T, -1.0), spiking(), DT) == (1.0, 0.0, 1.0)
 
 
 @pytest.mark.parametrize(("left", "is_missing"), [(0.04, False), (0.3, True)])
 def test_a_missing_last_spike_counts_unless_it_may_have_come_just_after_the_end(left, is_missing):
-    V = spiking(num_samples=5000)
+    V = spiking(num_samples=LONGER)
     last = spikes(V)[-2]
     true = V[: last + round(left * PERIOD / DT)]  # so many periods are left after the last spike
     _, in_phase, drift = task.compare_spikes(true, silent_from(last, true), DT)
@@ -77,11 +80,11 @@ def test_a_missing_last_spike_counts_unless_it_may_have_come_just_after_the_end(
 
 @pytest.mark.parametrize(("samples", "after"), [(1, 0), (1, 1), (-1, 0)])
 def test_a_run_that_is_one_sample_off_is_so_by_a_sample_over_the_border_too(samples, after):
-    V, begin = spiking(num_samples=5000), spikes(spiking(num_samples=5000))[2] + after
-    true, late = V[begin : begin + 4096], V[begin - samples : begin - samples + 4096]
+    V, begin = spiking(num_samples=LONGER), spikes(spiking(num_samples=LONGER))[2] + after
+    true, late = V[begin : begin + T], V[begin - samples : begin - samples + T]
     _, in_phase, drift = task.compare_spikes(true, late, DT)
     assert drift == pytest.approx(DT / PERIOD, rel=1e-3)
-    assert in_phase == pytest.approx(4096 * DT / PERIOD, rel=1e-3)
+    assert in_phase == pytest.approx(T * DT / PERIOD, rel=1e-3)
 
 
 def test_a_first_spike_that_is_missing_is_no_matter_of_the_border():
@@ -224,14 +227,14 @@ def test_gates_are_those_of_single_step():
 
 def test_shipped_network_holds_the_limit_cycle():
     model = load_checkpoint(task.SHIPPED)
-    size = {"N": 16, "T": 50 + 4096, "duration": (50 + 4096) * DT}
+    size = {"N": 16, "T": 50 + T, "duration": (50 + T) * DT}
     test_set, original = FitzhughNagumo(**size, seed=99), FitzhughNagumo(**size, seed=98, anywhere=False)
     generated, states = task.run_freely(model, test_set.data_x, 50)
     torch.manual_seed(0)
     metrics = task.evaluate_model(model, test_set, original, generated, 50)
     for prefix in ("", "original_"):
         assert metrics[f"{prefix}period_error"] <= 1e-4
-        assert metrics[f"{prefix}periods_in_phase_min"] >= 26
+        assert metrics[f"{prefix}periods_in_phase_min"] >= 13
         assert metrics[f"{prefix}amplitude_error"] <= 5e-3
     assert metrics["share_in_phase_noise_0.1"] >= metrics["share_in_phase_noise_0.4"] >= 0.8
     assert metrics["share_in_phase_noise_0.2"] >= 0.93
