@@ -73,21 +73,24 @@ def test_summary_features_of_a_known_trace():
     assert task.summary_features(trace)[0] == pytest.approx([-0.25, np.sqrt(1 - 0.25**2), 3 / 8, 2])
 
 
+def accuracies(*settings, **more):
+    train, test = (FitzhughNagumoClassification(*settings, seed=seed, **more) for seed in (0, 1))
+    return {
+        name: np.mean(classifier.predict(features(test.data)) == test.labels.numpy())
+        for name, (features, classifier) in task.fit_baselines(train).items()
+    }
+
+
 def test_four_features_solve_the_original_task_but_not_the_hard_one():
-    for expected, train, test in (
-        ((0.999, 1.0), *(FitzhughNagumoClassification(50, 250, 400.0, seed=seed) for seed in (0, 1))),
-        ((0.5, 0.75), *(FitzhughNagumoClassification(200, 250, 100.0, seed=seed, **HARD) for seed in (0, 1))),
-    ):
-        features, baseline = task.fit_baselines(train)["features"]
-        accuracy = np.mean(baseline.predict(features(test.data)) == test.labels.numpy())
-        assert expected[0] <= accuracy <= expected[1]
+    assert accuracies(50, 250, 400.0)["features"] >= 0.99
+    hard = accuracies(200, 125, 100.0, **HARD)
+    assert 0.5 < hard["features"] < 0.75 < hard["neighbours"] < 1
 
 
 def test_nearest_neighbours_see_as_much_as_they_were_trained_on():
     train, test = (FitzhughNagumoClassification(30, n, 0.4 * n, noise_std=0.1, seed=n) for n in (50, 100))
     features, neighbours = task.fit_baselines(train)["neighbours"]
     assert neighbours.n_neighbors == 15
-    assert np.mean(neighbours.predict(features(train.data)) == train.labels.numpy()) > 0.9
     assert (features(test.data) == test.data[:, :50, 0].numpy()).all()
     few = FitzhughNagumoClassification(3, 50, 20.0, seed=0)  # fewer traces than neighbours
     assert task.fit_baselines(few)["neighbours"][1].n_neighbors == 6
@@ -104,9 +107,9 @@ def test_ideal_observer_is_brute_force_over_what_the_simulator_gives(match_perio
     V = []  # of each class and phase, every one simulated in one go from the neuron's start
     for parameters, own in zip(data.CLASSES.values(), periods):
         t = np.arange(30) * (own / max(periods) if match_period else 1.0)
-        begins = own * (2 + np.arange(8) / 8)
+        begins = own * (2 + np.arange(4) / 4)
         V.append([simulate(0.0, 0.0, np.append(0.0, begin + t), **parameters)[0][1:, 0] for begin in begins])
-    observed = task.ideal_observer(data.data, task.clean_windows(data, num_phases=8), 0.3, batch_size=3)
+    observed = task.ideal_observer(data.data, task.clean_windows(data, num_phases=4), 0.3, batch_size=3)
     assert observed.shape == (4, 30, 2)
     for x, belief in zip(data.data[..., 0].double().numpy(), observed):
         log_likelihood = -((x - np.array(V)) ** 2).cumsum(axis=-1) / (2 * 0.3**2)  # (classes, phases, T)
