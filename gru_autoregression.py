@@ -19,8 +19,8 @@ from torch.nn.functional import mse_loss
 
 from datasets import FitzhughNagumo, period, upward_crossings
 from models import GRU, load_checkpoint
-from pictures import draw_gates, draw_phase_portrait, plot_free_run, plot_growing_trace
-from plumbing import FlagParser, count, follow, live_window, positive, run, save_figure, save_gif, set_up, write_metrics
+from pictures import draw_gates, draw_phase_portrait, live_window, plot_free_run, plot_growing_trace
+from plumbing import FlagParser, count, follow, positive, run, save_figure, save_gif, set_up, write_metrics
 
 STEM = "gru_autoregression"
 SHIPPED = Path(__file__).with_name("checkpoints") / "autoregressiveGRU.pth"
@@ -59,9 +59,6 @@ train_flag("--window", type=count, default=50, help="stage 1: steps the gradient
 train_flag("--init_lr", type=positive, default=1e-2, help="stage 1: learning rate of Adam, decays to 0")
 train_flag("--free_lr", type=positive, default=5e-4, help="stage 2: learning rate of Adam, decays to 0")
 train_flag("--max_grad_norm", type=positive, default=0.1, help="gradients are clipped to this norm")
-
-
-# ---- training ----
 
 
 def train_model(model, dataset, valid_set, args):
@@ -164,8 +161,6 @@ def validate(model, valid_set, args):
         "trace": generated[0].flatten().numpy(),
     }
 
-
-# ---- generation and its evaluation ----
 
 NOISES = (0.1, 0.2, 0.4)  # standard deviations on the warm-up
 
@@ -272,9 +267,6 @@ def gates(model, x, states):
     return Z.cpu(), R.cpu()
 
 
-# ---- the script ----
-
-
 def draw_pictures(args, model, dataset, generated, states, recovery):
     """Write the run of the last trajectory as an animation, as a limit cycle and as gates."""
     true = np.stack([data[-1, :, 0] for data in (dataset.data_x, dataset.data_w)])
@@ -357,9 +349,8 @@ def main(argv=None):
     dt = args.duration / args.num_samples
 
     def dataset(offset, num, num_samples, anywhere=True):  # no two offsets or seeds share a trajectory
-        return FitzhughNagumo(
-            num, num_samples, duration=num_samples * dt, seed=4 * args.seed + offset, anywhere=anywhere
-        )
+        settings = {"duration": num_samples * dt, "seed": 4 * args.seed + offset, "anywhere": anywhere}
+        return FitzhughNagumo(num, num_samples, **settings)
 
     if args.retrain or args.untrained:
         model, training = make_model(args, dataset, dt)

@@ -20,8 +20,6 @@ from tqdm import tqdm
 from datasets import TooLargeError
 from models import replacing, save_checkpoint
 
-DIVERGED = 100  # a loss beyond this means that training has diverged, not that it is slow: targets are of the order 1
-
 
 class ShellError(Exception):
     """An exit status (2 for what the user can mend, 1 for what the machine does) and the one line to be printed."""
@@ -38,21 +36,18 @@ class FlagParser(argparse.ArgumentParser):
         super().__init__(description=description, allow_abbrev=False, formatter_class=Help)
 
     def error(self, message):
-        is_switch = message.startswith("unrecognized") and message.endswith(("True", "False"))
-        hint = "a switch takes no value: use --flag or --no-flag" if is_switch else "--help lists the flags"
+        hint = "a switch takes no value: --flag or --no-flag" if "False" in message else "--help lists the flags"
         self.exit(2, f"{self.prog}: error: {message} ({hint})\n")
 
 
-def count(text):
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1")
-    return int(text)
-
-
-def positive(text):
-    if not 0 < float(text) < math.inf:
+def positive(text, kind=float):
+    if not 0 < kind(text) < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a number above 0")
-    return float(text)
+    return kind(text)
+
+
+def count(text):
+    return positive(text, int)
 
 
 def set_up(args):
@@ -93,7 +88,6 @@ def follow(training, num_epochs, model, path, window=None, best_by="loss", **inf
 
     training: a generator that yields a report (a dict) after every epoch; its numbers and strings are shown.
     best_by: the entry whose smallest value marks the best epoch; an epoch without it counts only until one has it.
-
     Ctrl-C ends the training after the epoch, a second one ends the run. A run that is killed leaves a partial file.
     Returns the reports, and whether there was a Ctrl-C. Raises ShellError if training diverges; `path` stays as it was.
     """
@@ -103,11 +97,12 @@ def follow(training, num_epochs, model, path, window=None, best_by="loss", **inf
     def stop_after_epoch(*_):
         signal.signal(signal.SIGINT, signal.default_int_handler)
         stop.append("Ctrl-C")
+        print("\nstopping after this epoch; once more ends at once", file=sys.stderr)
 
     signal.signal(signal.SIGINT, stop_after_epoch)
     with tqdm(total=num_epochs, unit="epoch", file=sys.stdout, disable=None) as bar:
         for report in training:
-            if not all(value < DIVERGED for value in report.values() if isinstance(value, float)):
+            if not all(value < 100 for value in report.values() if isinstance(value, float)):  # targets are near 1
                 raise ShellError(1, f"training diverged in epoch {len(history) + 1}: try a smaller learning rate")
             history.append(report | {"seconds": time.perf_counter() - start})
             if report.get(best_by, math.inf) <= lowest:
@@ -144,24 +139,6 @@ def write_metrics(path, metrics, args):
     with writing(path) as temporary:
         temporary.write_text(json.dumps(metrics | {"flags": vars(args)}, indent=2, default=str) + "\n")
     print(f"wrote {path}")
-
-
-def live_window(plot, *data, share=0.1):
-    """Open a window for plot(figure, *data), which returns update(shown); return redraw(shown), or None without one."""
-    figure = plt.figure()
-    if plt.get_backend().lower() == "agg":
-        return None
-    update, start, spent = plot(figure, *data), time.perf_counter(), 0.0
-
-    def redraw(shown):
-        nonlocal spent
-        begin = time.perf_counter()
-        if plt.fignum_exists(figure.number) and spent <= share * (begin - start):  # not closed, and drawing is slow
-            update(shown)
-            plt.pause(0.001)
-            spent += time.perf_counter() - begin
-
-    return redraw
 
 
 def save_figure(path, draw, *data, **parameters):
