@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import pictures
 import plumbing
 from models import GRU, load_checkpoint, save_checkpoint
 
@@ -101,17 +102,17 @@ def test_divergence_names_the_learning_rate_and_leaves_the_older_file(report, tm
 
 
 def test_window_is_redrawn_within_its_share_of_the_time_until_it_is_closed(monkeypatch):
-    assert plumbing.live_window(lambda figure: pytest.fail("there is no display")) is None
+    assert pictures.live_window(lambda figure: pytest.fail("there is no display")) is None
     clock, shown = itertools.count(), []  # a second passes whenever somebody looks at it
-    monkeypatch.setattr(plumbing.plt, "get_backend", lambda: "TkAgg")
-    monkeypatch.setattr(plumbing.plt, "pause", lambda seconds: None)
-    monkeypatch.setattr(plumbing.time, "perf_counter", lambda: next(clock))
-    redraw = plumbing.live_window(lambda figure: shown.append, share=0.1)
+    monkeypatch.setattr(pictures.plt, "get_backend", lambda: "TkAgg")
+    monkeypatch.setattr(pictures.plt, "pause", lambda seconds: None)
+    monkeypatch.setattr(pictures.time, "perf_counter", lambda: next(clock))
+    redraw = pictures.live_window(lambda figure: shown.append, share=0.1)
     for second in range(30):
         redraw(second)
     assert shown[0] == 0
     assert len(shown) == 4  # of thirty seconds and those for drawing
-    plumbing.plt.close("all")
+    pictures.plt.close("all")
     for second in range(30):
         redraw(second)
     assert len(shown) == 4
@@ -149,6 +150,39 @@ def test_flags_are_kept_with_the_metrics(tmp_path, capsys):
     plumbing.write_metrics(path, {"mse": 0.5, "n": 3}, SimpleNamespace(out_dir=tmp_path, seed=0))
     assert json.loads(path.read_text()) == {"mse": 0.5, "n": 3, "flags": {"out_dir": str(tmp_path), "seed": 0}}
     assert capsys.readouterr().out == f"wrote {path}\n"
+
+
+# ---- a file that cannot be written ----
+
+
+def plot_nothing(figure):
+    figure.subplots()
+    return lambda frame: None
+
+
+WRITERS = {
+    "model": lambda path: plumbing.follow(fake_training(model := GRU(1, 3, 1), [{"loss": 1.0}]), 1, model, path),
+    "figure": lambda path: plumbing.save_figure(path.with_suffix(".png"), lambda figure: None),
+    "animation": lambda path: plumbing.save_gif(path.with_suffix(".gif"), [1, 2], plot_nothing),
+    "metrics": lambda path: plumbing.write_metrics(path, {"mse": 0.5}, SimpleNamespace()),
+}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_full_disk_is_told_in_one_line_and_leaves_the_older_file(kind, tmp_path, monkeypatch):
+    WRITERS[kind](tmp_path / "result")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert len(before) == 1
+
+    def full_disk(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full_disk)
+    with pytest.raises(plumbing.ShellError, match="cannot be written: No space left on device") as error:
+        WRITERS[kind](tmp_path / "result")
+    assert error.value.args[0] == 1
+    assert "result" in error.value.args[1]
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 # ---- which module knows which ----
