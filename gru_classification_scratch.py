@@ -28,7 +28,7 @@ from plumbing import FlagParser, count, follow, positive, run, save_figure, save
 
 STEM = "gru_classification_scratch"
 CLASSES = list(FitzhughNagumoClassification.CLASSES)
-# the defaults below are those of the hard task; here is where the original one differs
+# the defaults below are those of the hard task; these are those of the original one
 ORIGINAL = {"duration": 400.0, "noise_std": 0.0, "random_phase": False, "match_period": False}
 ORIGINAL |= {"num_test": 512, "test_factor": 2, "memory": 250, "loss_from": 0.5}
 ORIGINAL |= {"batch_size": 64, "init_lr": 2e-2, "max_grad_norm": 0.2, "num_epochs": 6}
@@ -73,7 +73,7 @@ def lengthen_memory(model, longest):
 
 
 def train_model(model, dataset, view, args):
-    """Train on traces whose windows and noise are drawn anew for every epoch; yield its mean loss and accuracy.
+    """Train on traces whose windows and noise are drawn again for every epoch; yield its mean loss and accuracy.
 
     view: a few traces that are not trained on; "view_loss" is their cross-entropy at the last step.
     """

@@ -20,13 +20,15 @@ def live_window(plot, *data, share=0.1):
     if plt.get_backend().lower() == "agg":
         return None
     update, start, spent = plot(figure, *data), time.perf_counter(), 0.0
+    plt.show(block=False)
 
     def redraw(shown):
         nonlocal spent
         begin = time.perf_counter()
         if plt.fignum_exists(figure.number) and spent <= share * (begin - start):  # not closed, and drawing is slow
             update(shown)
-            plt.pause(0.001)
+            figure.canvas.draw()
+            figure.canvas.flush_events()
             spent += time.perf_counter() - begin
 
     return redraw

@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -107,8 +106,7 @@ def follow(training, num_epochs, model, path, window=None, best_by="loss", **inf
             history.append(report | {"seconds": time.perf_counter() - start})
             if report.get(best_by, math.inf) <= lowest:
                 lowest, best = report.get(best_by, math.inf), copy.deepcopy(model.state_dict())
-                with writing(partial) as temporary:
-                    save_checkpoint(temporary, model, **info)
+                write(partial, lambda temporary: save_checkpoint(temporary, model, **info))
             bar.set_postfix({name: value for name, value in report.items() if isinstance(value, float | str)})
             bar.update()
             if bar.disable:  # no terminal: lines instead of a bar
@@ -124,20 +122,19 @@ def follow(training, num_epochs, model, path, window=None, best_by="loss", **inf
     return history, bool(stop)
 
 
-@contextmanager
-def writing(path):
-    """Write `path` whole or not at all; raise ShellError if it cannot be written."""
+def write(path, save):
+    """Write `path` by save(temporary path), whole or not at all; raise ShellError if it cannot be written."""
     try:
         with replacing(path) as temporary:
-            yield temporary
+            save(temporary)
     except OSError as error:
         raise ShellError(1, f"{path} cannot be written: {error.strerror}") from None
 
 
 def write_metrics(path, metrics, args):
     """Write what a run measured, with its flags, as JSON."""
-    with writing(path) as temporary:
-        temporary.write_text(json.dumps(metrics | {"flags": vars(args)}, indent=2, default=str) + "\n")
+    content = json.dumps(metrics | {"flags": vars(args)}, indent=2, default=str) + "\n"
+    write(path, lambda temporary: temporary.write_text(content))
     print(f"wrote {path}")
 
 
@@ -145,8 +142,7 @@ def save_figure(path, draw, *data, **parameters):
     """Write what draw(figure, *data, **parameters) draws."""
     figure = Figure()
     draw(figure, *data, **parameters)
-    with writing(path) as temporary:
-        figure.savefig(temporary)
+    write(path, figure.savefig)
     print(f"wrote {path}")
 
 
@@ -158,6 +154,6 @@ def save_gif(path, frames, plot, *data, fps=8):
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # the layout stays as it is now: to compute it again would take half the time
     frames = [*frames] + [frames[-1]] * fps  # it rests on the last one for a second
-    with writing(path) as temporary:
-        FuncAnimation(figure, update, frames, init_func=lambda: None).save(temporary, writer="pillow", fps=fps)
+    animation = FuncAnimation(figure, update, frames, init_func=lambda: None)
+    write(path, lambda temporary: animation.save(temporary, writer="pillow", fps=fps))
     print(f"wrote {path}")
