@@ -147,7 +147,10 @@ def test_traces_of_a_recording_are_paired_with_themselves_one_sample_later():
     [
         (np.zeros(5), r"V has shape \(5,\): expected \(T \+ 1, N\), time first"),
         (np.zeros((1, 3)), r"V has shape \(1, 3\): .*at least two samples"),
-        ([[0.0, 1.0], [0.0, np.nan], [np.inf, 0.0]], r"2 of 6 values are not finite, the first is V\[1, 1\]: cut them out"),
+        (
+            [[0.0, 1.0], [0.0, np.nan], [np.inf, 0.0]],
+            r"2 of 6 values are not finite, the first is V\[1, 1\]: cut them out",
+        ),
         ([[0.0, 1.0], [1.0, 2.0, 3.0]], "2 sweeps of unequal length: cut them to one length"),
     ],
 )

@@ -61,6 +61,7 @@ def shell(capsys, monkeypatch):
     def run_script(stem, flags):
         script = importlib.import_module(stem)
         monkeypatch.setattr(sys, "argv", [f"{stem}.py"])
+        monkeypatch.setattr(script.parser, "prog", f"{stem}.py")
         monkeypatch.setattr(script, "save_gif", save_short_gif)
         with pytest.raises(SystemExit) as stopped:
             plumbing.run(lambda: script.main(flags.split()))
