@@ -3,7 +3,6 @@
 import io
 import os
 import pickle
-import random
 import weakref
 from pathlib import Path
 
@@ -67,22 +66,11 @@ def test_forward_and_single_step_are_the_equations(switches, future):
     states, readouts = model(inputs, H, future)
     assert_same(states, expected[0])
     assert_same(readouts, expected[1])
+    assert_same(model(inputs)[0], numpy_gru(model, inputs.detach().numpy(), np.zeros((3, 7)))[0])
     for t, X in enumerate([*inputs, *readouts[39:-1]]):  # after its inputs it is fed with its own readouts
         H, Y = model.single_step(X, H)
         assert_same(H, expected[0][t])
         assert_same(Y, expected[1][t])
-
-
-def test_state_begins_at_zero_and_is_carried_on_from_chunk_to_chunk():
-    model, inputs, _ = example(T=50)
-    states, readouts = model(inputs)
-    assert_same(states, numpy_gru(model, inputs.detach().numpy(), np.zeros((3, 7)))[0])
-    H = None
-    for start, stop in ((0, 1), (1, 17), (17, 50)):
-        chunk_states, chunk_readouts = model(inputs[start:stop], H)
-        assert_same(chunk_states, states[start:stop])
-        assert_same(chunk_readouts, readouts[start:stop])
-        H = chunk_states[-1]
 
 
 def test_last_readout_alone_if_none_is_wanted_at_each_step():
@@ -139,21 +127,19 @@ def test_hand_gradient_passes_gradcheck(future):
     assert torch.autograd.gradcheck(run, (inputs, H, *weights))
 
 
-@pytest.mark.parametrize("future", [0, 4])
-def test_hand_gradient_of_part_of_the_outputs_to_part_of_the_inputs(future):
+@pytest.mark.parametrize("wanted", ["inputs", "H", "weights"])
+def test_hand_gradient_if_nothing_else_is_wanted(wanted):
     model, inputs, H = example(residual=True)
+    leaves = {"inputs": [inputs], "H": [H], "weights": list(model.parameters())}
+    for name, tensors in leaves.items():
+        for tensor in tensors:
+            tensor.requires_grad_(name == wanted)
     for output in (0, 1):
-        for wanted in ([inputs], [H, model.W_hr], [model.W_xz, model.fc.bias, model.W_hh, model.b_h]):
-            got, expected = (
-                torch.autograd.grad(run(inputs, H, future)[output][-1].sum(), wanted, materialize_grads=True)
-                for run in (model.forward, model.forward_by_steps)
-            )
-            assert_all_same(got, expected)
-    for run in (model.forward, model.forward_by_steps):  # inputs and H as data are: without a gradient
-        run(inputs.detach(), H.detach(), future)[1].square().sum().backward()
-        got, expected = [weight.grad for weight in model.parameters()], got
-        model.zero_grad()
-    assert_all_same(expected, got)
+        got, expected = (
+            torch.autograd.grad(run(inputs, H, 4)[output][-1].sum(), leaves[wanted], materialize_grads=True)
+            for run in (model.forward, model.forward_by_steps)
+        )
+        assert_all_same(got, expected)
 
 
 def test_strides_repeated_backward_and_no_grad_change_nothing():
@@ -197,15 +183,9 @@ def dual_numbers(run, x):
         return forward_ad.unpack_dual(run(forward_ad.make_dual(x, torch.ones_like(x)))[1]).tangent
 
 
-def inside_autocast(run, x):
+def autocast(function, *arguments):
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        return run(x)[1]
-
-
-def backward_inside_autocast(run, x):
-    loss = loss_of(run)(x)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        return torch.autograd.grad(loss, x)[0]
+        return function(*arguments)
 
 
 def loss_of(run):
@@ -218,8 +198,8 @@ BEYOND = {
     "jvp": lambda run, x: torch.func.jvp(loss_of(run), (x,), (torch.ones_like(x),))[1],
     "vmap": lambda run, x: torch.func.vmap(lambda sequence: run(sequence[:, None])[1], in_dims=1)(x),
     "dual numbers": dual_numbers,
-    "inside autocast": inside_autocast,
-    "backward inside autocast": backward_inside_autocast,
+    "autocast": lambda run, x: autocast(run, x)[1],
+    "autocast, backward": lambda run, x: autocast(torch.autograd.grad, loss_of(run)(x), x)[0],
 }
 
 
@@ -227,7 +207,7 @@ BEYOND = {
 @pytest.mark.parametrize("kind", BEYOND)
 def test_beyond_a_first_derivative_forward_is_right_or_raises(kind):
     model, x, _ = example(T=5)
-    if kind == "inside autocast":
+    if kind == "autocast":
         model, x = model.float(), x.float()
     reference = BEYOND[kind](model.forward_by_steps, x)  # which can do all of this
     try:
@@ -294,9 +274,8 @@ def test_fit_readout_is_least_squares_and_leaves_the_rest_alone(residual, dtype,
     ("sizes", "shape", "H", "future", "message"),
     [
         ((1, 4, 1), (5, 2), None, 0, r"inputs have shape \(5, 2\): expected \(T, B, 1\)"),
-        ((1, 4, 1), (5, 2, 3), None, 0, r"inputs have shape \(5, 2, 3\)"),
         ((1, 4, 1), (0, 2, 1), None, 0, r"inputs have shape \(0, 2, 1\)"),
-        ((1, 4, 1), (5, 2, 1), (1, 4), 0, r"H has shape \(1, 4\): expected \(2, 4\)"),
+        ((1, 4, 1), (5, 2, 1), torch.zeros(1, 4), 0, r"H has shape \(1, 4\): expected \(2, 4\)"),
         ((1, 4, 1), (5, 2, 1), None, -1, "future = -1"),
         ((1, 4, 2), (5, 2, 1), None, 2, "future = 2: expected 0, or a network whose readout can be its next input"),
         ((1, 4, 1, False), (5, 2, 1), None, 2, "future = 2"),
@@ -306,7 +285,7 @@ def test_shapes_that_do_not_fit_are_named(sizes, shape, H, future, message):
     model = GRU(*sizes)
     for run in (model.forward, model.forward_by_steps):
         with pytest.raises(ValueError, match=message):
-            run(torch.zeros(shape), None if H is None else torch.zeros(H), future)
+            run(torch.zeros(shape), H, future)
 
 
 @pytest.mark.parametrize("arguments", [(1, 4, 2, True, True), (1, 4, 1, False, True)])
@@ -358,11 +337,8 @@ class Malicious:
 
 def no_checkpoints(folder):
     weights = GRU(1, 5, 1).state_dict()
-    good = saved({"sizes": [1, 5, 1, True, False], "info": {}, "state_dict": weights})
     return {
         "empty": b"",
-        "truncated": good[: len(good) // 2],
-        "random": random.Random(0).randbytes(3000),
         "html": b"<!DOCTYPE html><html><body>404</body></html>",
         "wrong shape": saved(weights | {"W_hh": torch.zeros(5, 6)}),
         "a missing key": saved({name: weight for name, weight in weights.items() if name != "b_r"}),
@@ -379,10 +355,7 @@ def test_what_is_no_checkpoint_is_named_and_never_executed(kind, tmp_path):
     with pytest.raises(ValueError, match=r"^checkpoint .*model\.pth: damaged, or not the checkpoint of a GRU$"):
         load_checkpoint(tmp_path / "model.pth")
     assert [path.name for path in tmp_path.iterdir()] == ["model.pth"]
-
-
-def test_missing_checkpoint_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"none\.pth: no such file"):
+    with pytest.raises(ValueError, match=r"^checkpoint .*none\.pth: no such file$"):
         load_checkpoint(tmp_path / "none.pth")
 
 
@@ -399,19 +372,3 @@ def test_flipped_byte_is_noticed_or_harmless(tmp_path):
         else:  # a byte that carries nothing, such as padding between the parts
             assert all(torch.equal(expected[name], weight) for name, weight in model.state_dict().items())
     assert noticed > 20
-
-
-def test_save_that_fails_half_way_leaves_the_older_file(tmp_path, monkeypatch):
-    path = tmp_path / "model.pth"
-    save_checkpoint(path, GRU(1, 4, 1))
-    write_bytes = Path.write_bytes
-
-    def full_disk(self, data):
-        write_bytes(self, bytes(data)[:100])
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full_disk)
-    with pytest.raises(OSError, match="No space left on device"):
-        save_checkpoint(path, GRU(1, 5, 1))
-    assert load_checkpoint(path).num_hiddens == 4
-    assert list(tmp_path.iterdir()) == [path]

@@ -5,7 +5,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
 import gru_regression_scratch as task
 from datasets import FitzhughNagumo
@@ -63,35 +62,6 @@ def test_untrained_networks_are_fitted_in_their_readout_and_gain_by_width():
     assert {name: network.num_hiddens for name, network in networks.items()} == {"untrained_8": 8, "untrained_32": 32}
     metrics = task.evaluate_model(networks, {}, data)
     assert metrics["untrained_32_mse"] < metrics["untrained_8_mse"] < metrics["persistence_mse"]
-
-
-def gradients_of_one_epoch(model, data, window):
-    """The loss of an epoch of one batch, and the gradients of all its windows' steps."""
-    gradients = []
-
-    class Recorder(torch.optim.SGD):
-        def step(self):
-            gradients.append(torch.cat([weight.grad.flatten() for weight in model.parameters()]))
-
-    args = SimpleNamespace(window=window, max_grad_norm=1e9)
-    optimizer, schedule = Recorder(model.parameters(), lr=0.0), SimpleNamespace(step=lambda: None)
-    return task.train_epoch(model, DataLoader(data, len(data)), optimizer, schedule, args), gradients
-
-
-def test_gradients_are_those_of_the_windows_and_the_first_targets_do_not_count():
-    torch.manual_seed(0)
-    model, data = GRU(1, 5, 1, residual=True), FitzhughNagumo(4, 25, duration=10.0, seed=7)
-    x, y, H, losses = data.data_x.transpose(0, 1), data.data_y.clone().transpose(0, 1), None, []
-    data.data_y[:, : task.SKIP] = torch.nan
-    loss, gradients = gradients_of_one_epoch(model, data, window=10)
-    for (start, stop), got in zip(((0, 10), (10, 20), (20, 25)), gradients, strict=True):
-        states, predictions = model.forward_by_steps(x[start:stop], H)
-        counted = slice(4, None) if start == 0 else slice(None)  # of the very first window only
-        losses.append((predictions - y[start:stop])[counted].square().mean())
-        expected = torch.autograd.grad(losses[-1], list(model.parameters()))
-        torch.testing.assert_close(got, torch.cat([gradient.flatten() for gradient in expected]), rtol=1e-3, atol=1e-6)
-        H = states[-1].detach()
-    assert loss == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
 
 
 def test_gradient_through_time_matches_autograd_over_single_steps():
