@@ -103,7 +103,7 @@ def gradient_through_time(model, dataset, num_steps=200):
     num_steps, each = min(num_steps, len(x) - 1), torch.arange(x.shape[1])
     first = torch.linspace(1, len(x) - num_steps, x.shape[1]).long()  # where each trajectory's steps begin
     with torch.no_grad():
-        H = model(x)[0][first - 1, each]
+        H = model(x)[0][first - 1, each]  # of each trajectory, just before its own first step
     states = []
     for t in range(num_steps):
         H = model(x[None, first + t, each], H)[0][-1]
@@ -138,7 +138,7 @@ def fit_baselines(dataset):
         "quintic": (voltage_and_change, polynomial(5)),
     }
     for features, regression in baselines.values():
-        regression.fit(np.concatenate(features(x)[:, SKIP:]), y[:, SKIP:].ravel())
+        regression.fit(np.concatenate(features(x)[:, SKIP:]), y[:, SKIP:].ravel())  # (N, T, k) to (N * T, k)
     return baselines
 
 
@@ -193,9 +193,9 @@ def main(argv=None):
     model = GRU(num_inputs=1, num_hiddens=args.n_hidden, num_outputs=1, residual=True).to(args.device)
     before = gradient_through_time(model, test_set)
     training = train_model(model, train_set, view, args)  # a generator: nothing has run yet
-    window = live_window(plot_fit, view, FREE_FROM) if args.train_visualization else None
+    live = live_window(plot_fit, view, FREE_FROM) if args.train_visualization else None
     path = args.out_dir / f"{STEM}.pth"
-    history, interrupted = follow(training, args.num_epochs, model, path, window, task="regression", dt=train_set.dt)
+    history, interrupted = follow(training, args.num_epochs, model, path, live, task="regression", dt=train_set.dt)
 
     baselines, untrained = fit_baselines(train_set), fit_untrained(model, train_set, (args.n_hidden, 4 * args.n_hidden))
     metrics = evaluate_model({"test": model} | untrained, baselines, test_set)

@@ -70,7 +70,7 @@ def run(main):
     """Run a script's main and end with an exit status; a bug keeps its traceback."""
     try:
         status = 130 if main()["interrupted"] else 0
-        sys.stdout.flush()
+        sys.stdout.flush()  # a broken pipe shows here at the latest
     except KeyboardInterrupt:
         status = 130
     except BrokenPipeError:  # the reader of a pipe, such as head, has had enough
@@ -86,8 +86,8 @@ def follow(training, num_epochs, model, path, window=None, best_by="loss", **inf
     """Go through a training, epoch by epoch; leave the model with its best weights, and its file at `path`.
 
     training: a generator that yields a report (a dict) after every epoch; its numbers and strings are shown.
-    best_by: the entry whose smallest value marks the best epoch; an epoch without it counts only until one has it.
-    Ctrl-C ends the training after the epoch, a second one ends the run. A run that is killed leaves a partial file.
+    best_by: the entry whose smallest value marks the best epoch; until a report has it, the latest epoch is the best.
+    Ctrl-C ends the training after the epoch, a second one the run. A run that is killed leaves its `*_partial.pth`.
     Returns the reports, and whether there was a Ctrl-C. Raises ShellError if training diverges; `path` stays as it was.
     """
     partial = path.with_name(f"{path.stem}_partial.pth")
@@ -101,7 +101,7 @@ def follow(training, num_epochs, model, path, window=None, best_by="loss", **inf
     signal.signal(signal.SIGINT, stop_after_epoch)
     with tqdm(total=num_epochs, unit="epoch", file=sys.stdout, disable=None) as bar:
         for report in training:
-            if not all(value < 100 for value in report.values() if isinstance(value, float)):  # targets are near 1
+            if not all(value < 100 for value in report.values() if isinstance(value, float)):  # or NaN
                 raise ShellError(1, f"training diverged in epoch {len(history) + 1}: try a smaller learning rate")
             history.append(report | {"seconds": time.perf_counter() - start})
             if report.get(best_by, math.inf) <= lowest:
