@@ -114,7 +114,7 @@ def test_judge_of_known_runs():
 
 
 def test_evaluation_puts_noise_of_the_named_size_on_the_warm_up_and_judges_by_the_clean_truth(monkeypatch):
-    dataset, original = (FitzhughNagumo(4, 1000, duration=800.0, seed=s, anywhere=s > 0) for s in (1, 0))
+    dataset, original = (FitzhughNagumo(4, 500, duration=400.0, seed=s, anywhere=s > 0) for s in (1, 0))
     clean, shown = dataset.data_x.clone(), []
 
     def oracle(model, x, warm_up):  # in place of run_freely: notes what it is shown, and answers with the truth
@@ -123,14 +123,12 @@ def test_evaluation_puts_noise_of_the_named_size_on_the_warm_up_and_judges_by_th
 
     monkeypatch.setattr(task, "run_freely", oracle)
     torch.manual_seed(0)
-    network, silent = SimpleNamespace(predict=lambda x: dataset.data_y + 0.5), torch.full_like(clean, -1.0)
-    metrics = task.evaluate_model(network, dataset, original, silent, 50)
+    silent = torch.full_like(clean, -1.0)
+    metrics = task.evaluate_model(None, dataset, original, silent, 50)
     assert torch.equal(dataset.data_x, clean)
     assert metrics["share_in_phase"] == 0  # of what was generated before
     assert metrics["period_error"] == metrics["phase_drift_max"] == 1
     assert metrics["original_share_in_phase"] == 1
-    assert metrics["test_mse"] == pytest.approx(0.25)
-    assert metrics["persistence_mse"] == pytest.approx((dataset.data_y - clean).square().mean().item())
     assert shown[0] is original.data_x
     for noise, noisy in zip((0.1, 0.2, 0.4), shown[1:], strict=True):
         assert (noisy - clean)[:, :50].std().item() == pytest.approx(noise, rel=0.2)

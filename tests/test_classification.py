@@ -73,18 +73,13 @@ def test_summary_features_of_a_known_trace():
     assert task.summary_features(trace)[0] == pytest.approx([-0.25, np.sqrt(1 - 0.25**2), 3 / 8, 2])
 
 
-def accuracies(*settings, **more):
-    train, test = (FitzhughNagumoClassification(*settings, seed=seed, **more) for seed in (0, 1))
-    return {
+def test_four_features_do_not_solve_the_hard_task():
+    train, test = (FitzhughNagumoClassification(200, 125, 100.0, seed=seed, **HARD) for seed in (0, 1))
+    accuracy = {
         name: np.mean(classifier.predict(features(test.data)) == test.labels.numpy())
         for name, (features, classifier) in task.fit_baselines(train).items()
     }
-
-
-def test_four_features_solve_the_original_task_but_not_the_hard_one():
-    assert accuracies(50, 250, 400.0)["features"] >= 0.99
-    hard = accuracies(200, 125, 100.0, **HARD)
-    assert 0.5 < hard["features"] < 0.75 < hard["neighbours"] < 1
+    assert 0.5 < accuracy["features"] < 0.75 < accuracy["neighbours"] < 1
 
 
 def test_nearest_neighbours_see_as_much_as_they_were_trained_on():
@@ -104,11 +99,12 @@ def test_ideal_observer_is_brute_force_over_what_the_simulator_gives(match_perio
     settings = {"noise_std": 0.3, "random_phase": True, "match_period": match_period}
     data = FitzhughNagumoClassification(2, 30, 30.0, **settings, seed=8)
     periods = [period(**parameters) for parameters in data.CLASSES.values()]
-    V = []  # of each class and phase, every one simulated in one go from the neuron's start
+    V = []  # of each class and phase, from the neuron's start
     for parameters, own in zip(data.CLASSES.values(), periods):
         t = np.arange(30) * (own / max(periods) if match_period else 1.0)
-        begins = own * (2 + np.arange(4) / 4)
-        V.append([simulate(0.0, 0.0, np.append(0.0, begin + t), **parameters)[0][1:, 0] for begin in begins])
+        times = own * (2 + np.arange(4)[:, None] / 4) + t  # (phases, T)
+        t, back = np.unique(np.append(0.0, times), return_inverse=True)
+        V.append(simulate(0.0, 0.0, t, **parameters)[0][back[1:], 0].reshape(times.shape))
     observed = task.ideal_observer(data.data, task.clean_windows(data, num_phases=4), 0.3, batch_size=3)
     assert observed.shape == (4, 30, 2)
     for x, belief in zip(data.data[..., 0].double().numpy(), observed):
