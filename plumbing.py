@@ -32,7 +32,7 @@ class FlagParser(argparse.ArgumentParser):
     """argparse with a script's docstring as its help; a wrong flag is answered by one line, without the usage text."""
 
     def __init__(self, description):
-        super().__init__(description=description, allow_abbrev=False, formatter_class=Help)
+        super().__init__(usage="%(prog)s [flags]", description=description, allow_abbrev=False, formatter_class=Help)
 
     def error(self, message):
         hint = "a switch takes no value: --flag or --no-flag" if "False" in message else "--help lists the flags"
