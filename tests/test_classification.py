@@ -32,9 +32,6 @@ def test_class_probabilities_are_the_networks_own_in_pieces_too():
     torch.testing.assert_close(task.class_probabilities(model, data, batch_size=3), expected)
 
 
-# ---- scores ----
-
-
 def test_beliefs_of_known_accuracy_and_confidence():
     says_b = torch.tensor([[0.1, 0.6, 0.9, 0.8], [0.4, 0.3, 0.7, 1.0]])  # (N, T)
     probabilities = torch.stack([1 - says_b, says_b], -1)
@@ -65,9 +62,6 @@ def test_evaluation_counts_each_class_and_each_judge():
     assert one_class["confusion_matrix"] == [[0, 0], [0, 2]]
 
 
-# ---- baselines ----
-
-
 def test_summary_features_of_a_known_trace():
     trace = torch.tensor([-1.0, 1.0, 1.0, -1.0, 1.0, -1.0, -1.0, -1.0]).reshape(1, 8, 1)
     assert task.summary_features(trace)[0] == pytest.approx([-0.25, np.sqrt(1 - 0.25**2), 3 / 8, 2])
@@ -89,9 +83,6 @@ def test_nearest_neighbours_see_as_much_as_they_were_trained_on():
     assert (features(test.data) == test.data[:, :50, 0].numpy()).all()
     few = FitzhughNagumoClassification(3, 50, 20.0, seed=0)  # fewer traces than neighbours
     assert task.fit_baselines(few)["neighbours"][1].n_neighbors == 6
-
-
-# ---- the ideal observer ----
 
 
 @pytest.mark.parametrize("match_period", [True, False])

@@ -24,9 +24,6 @@ def reference(v0, w0, t, I=0.5, a=0.7, b=0.8, eps=1 / 50):
     return np.stack([V for V, _ in solutions], axis=1), np.stack([W for _, W in solutions], axis=1)
 
 
-# ---- the simulator ----
-
-
 @pytest.mark.parametrize("N", [1, 16, 4096])
 def test_simulator_agrees_with_the_solver_at_1e_12_for_any_number_of_neurons(N):
     rng = np.random.default_rng(N)
@@ -68,9 +65,6 @@ def test_neuron_that_could_grow_without_bound_is_named(neuron):
         period(I=0.0)
 
 
-# ---- traces of the neuron, and of a recording ----
-
-
 def test_regression_pairs_are_one_sample_apart():
     data = FitzhughNagumo(3, 500, duration=200.0, seed=5)
     assert data.data_x.shape == data.data_y.shape == data.data_w.shape == (3, 500, 1)
@@ -103,15 +97,6 @@ def test_starts_are_uniform_over_a_box_beyond_the_cycle_or_those_of_the_original
         assert abs(np.corrcoef(v0, w0)[0, 1]) < 0.06
     else:
         assert (w0 == 0).all()
-
-
-def test_get_init_is_the_start_of_a_new_trajectory():
-    data = FitzhughNagumo(1, 1000, seed=2, anywhere=False)
-    init, other = data.get_init(60), data.get_init(60)
-    assert init.shape == (60, 1, 1)
-    assert not torch.equal(init, other)
-    V, _ = reference([float(init[0])], [0.0], np.arange(60) * 0.4)
-    np.testing.assert_allclose(init[:, :, 0], V, atol=1e-5)
 
 
 @pytest.mark.parametrize("anywhere", [True, False])
@@ -161,9 +146,6 @@ def test_more_data_than_anybody_waits_for_are_too_large():
         FitzhughNagumo(1, 10, duration=1e9)
     with pytest.raises(TooLargeError):
         FitzhughNagumoClassification(100_000, 100_000, random_phase=True)
-
-
-# ---- two neurons to be told apart ----
 
 
 def test_classes_are_clean_trajectories_from_the_originals_starts():

@@ -60,28 +60,22 @@ def test_parameters_are_the_textbooks_and_as_large_as_those_of_nn_gru():
 
 @pytest.mark.parametrize("future", [0, 30])
 @pytest.mark.parametrize("switches", [{}, {"residual": True}])
-def test_forward_and_single_step_are_the_equations(switches, future):
+def test_forward_and_forward_by_steps_are(switches, future):
     model, inputs, H = example(**switches)
     expected = numpy_gru(model, inputs.detach().numpy(), H.detach().numpy(), future)
-    states, readouts = model(inputs, H, future)
-    assert_same(states, expected[0])
-    assert_same(readouts, expected[1])
-    assert_same(model(inputs)[0], numpy_gru(model, inputs.detach().numpy(), np.zeros((3, 7)))[0])
-    for t, X in enumerate([*inputs, *readouts[39:-1]]):  # after its inputs it is fed with its own readouts
-        H, Y = model.single_step(X, H)
-        assert_same(H, expected[0][t])
-        assert_same(Y, expected[1][t])
+    for run in (model.forward, model.forward_by_steps):
+        states, readouts = run(inputs, H, future)
+        assert_same(states, expected[0])
+        assert_same(readouts, expected[1])
+        assert_same(run(inputs)[0], numpy_gru(model, inputs.detach().numpy(), np.zeros((3, 7)))[0])
 
 
 def test_last_readout_alone_if_none_is_wanted_at_each_step():
     model, inputs, H = example(num_outputs=4, per_timestep_readout=False)
-    states, readout = model(inputs, H)
-    assert states.shape == (40, 3, 7)
-    assert_same(readout, numpy_gru(model, inputs.detach().numpy(), H.detach().numpy())[1][-1])
-    assert_same(readout, model.forward_by_steps(inputs, H)[1])
-
-
-# ---- the gradient by hand ----
+    for run in (model.forward, model.forward_by_steps):
+        states, readout = run(inputs, H)
+        assert states.shape == (40, 3, 7)
+        assert_same(readout, numpy_gru(model, inputs.detach().numpy(), H.detach().numpy())[1][-1])
 
 
 def gradients(model, run, inputs, H, future=0):
@@ -142,28 +136,6 @@ def test_hand_gradient_if_nothing_else_is_wanted(wanted):
         assert_all_same(got, expected)
 
 
-def test_strides_repeated_backward_and_no_grad_change_nothing():
-    model, inputs, H = example(residual=True)
-    expected = gradients(model, model.forward, inputs, H, future=5)
-    strided = inputs.detach().transpose(0, 1).contiguous().transpose(0, 1).requires_grad_()
-    assert not strided.is_contiguous()
-    assert_all_same(gradients(model, model.forward, strided, H.t().contiguous().t(), future=5), expected)
-    with torch.no_grad():
-        assert all(torch.equal(one, other) for one, other in zip(model(inputs, H, 5), expected))
-    loss = model(inputs, H, future=4)[1].square().sum()
-    first, second = (torch.autograd.grad(loss, list(model.parameters()), retain_graph=True) for _ in range(2))
-    assert all(torch.equal(one, other) for one, other in zip(first, second))
-
-
-def test_float32_agrees_with_float64_over_a_thousand_steps():
-    model, inputs, H = example(T=1000, B=4, num_hiddens=32)
-    expected = gradients(model, lambda *given: [output.float().double() for output in model(*given)], inputs, H)
-    narrow = GRU(2, 32, 2)
-    narrow.load_state_dict(model.state_dict())
-    got = gradients(narrow, lambda *given: [output.double() for output in narrow(*given)], inputs.float(), H.float())
-    assert_all_same([Q.double() for Q in got], expected, tolerance=1e-4)
-
-
 def test_graph_is_freed_as_soon_as_nobody_holds_it():
     model, inputs, H = example()
     states, readouts = model(inputs, H, future=3)
@@ -220,9 +192,6 @@ def test_beyond_a_first_derivative_forward_is_right_or_raises(kind):
     assert kind not in ("second derivative", "hessian") or "use GRU.forward_by_steps" in message
 
 
-# ---- the other published form ----
-
-
 @pytest.mark.parametrize("bias", [True, False])
 def test_reset_after_form_is_nn_gru(bias):
     for T, B, num_inputs, num_hiddens in random_sizes(10, seed=1):
@@ -236,9 +205,6 @@ def test_reset_after_form_is_nn_gru(bias):
         weights = torch.randn_like(states)
         got, of_theirs = (torch.autograd.grad((Q * weights).sum(), [inputs, H]) for Q in (states, expected))
         assert_all_same(got, of_theirs)
-
-
-# ---- predict and fit_readout ----
 
 
 def test_predict_takes_sequences_as_a_dataset_has_them():
@@ -267,9 +233,6 @@ def test_fit_readout_is_least_squares_and_leaves_the_rest_alone(residual, dtype,
     assert all(torch.equal(before[n], w) for n, w in model.state_dict().items() if not n.startswith("fc"))
 
 
-# ---- what does not fit ----
-
-
 @pytest.mark.parametrize(
     ("sizes", "shape", "H", "future", "message"),
     [
@@ -288,13 +251,10 @@ def test_shapes_that_do_not_fit_are_named(sizes, shape, H, future, message):
             run(torch.zeros(shape), H, future)
 
 
-@pytest.mark.parametrize("arguments", [(1, 4, 2, True, True), (1, 4, 1, False, True)])
-def test_residual_needs_an_input_that_can_be_added_to_the_readout(arguments):
-    with pytest.raises(ValueError, match="residual = True: expected num_inputs >= num_outputs"):
-        GRU(*arguments)
-
-
-# ---- the file ----
+def test_residual_needs_an_input_that_can_be_added_to_the_readout():
+    for sizes, per_timestep_readout in (((1, 4, 2), True), ((1, 4, 1), False)):
+        with pytest.raises(ValueError, match="residual = True: expected num_inputs >= num_outputs"):
+            GRU(*sizes, per_timestep_readout, residual=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -357,18 +317,3 @@ def test_what_is_no_checkpoint_is_named_and_never_executed(kind, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["model.pth"]
     with pytest.raises(ValueError, match=r"^checkpoint .*none\.pth: no such file$"):
         load_checkpoint(tmp_path / "none.pth")
-
-
-def test_flipped_byte_is_noticed_or_harmless(tmp_path):
-    path, noticed = tmp_path / "model.pth", 0
-    save_checkpoint(path, GRU(1, 5, 1))
-    good, expected = path.read_bytes(), load_checkpoint(path).state_dict()
-    for position in range(0, len(good), 29):
-        path.write_bytes(good[:position] + bytes([good[position] ^ 0x40]) + good[position + 1 :])
-        try:
-            model = load_checkpoint(path)
-        except ValueError:
-            noticed += 1
-        else:  # a byte that carries nothing, such as padding between the parts
-            assert all(torch.equal(expected[name], weight) for name, weight in model.state_dict().items())
-    assert noticed > 20

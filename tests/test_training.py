@@ -124,9 +124,6 @@ def test_the_class_is_asked_for_after_a_share_of_the_trace():
     assert train(gru_classification_scratch, LateAnswer(1, 1, 2), dataset, loss_from=0.0)[0]["loss"] > 40
 
 
-# ---- the gradient steps ----
-
-
 @pytest.fixture
 def steps(monkeypatch):
     """The learning rate and the gradient of each step, in the order taken; no weight is moved."""
