@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import gru_autoregression as task
-from datasets import FitzhughNagumo, crosses_upwards, simulate, upward_crossings
-from models import GRU, load_checkpoint
+from datasets import FitzhughNagumo, crosses_upwards, simulate
+from models import GRU
 
 DT = 400 / 512
 PERIOD = 122.11
@@ -158,7 +158,8 @@ def test_controls_give_the_known_answer_of_linear_functions():
         data.data_w[:, :warm_up] = 1e3  # not looked at
         torch.manual_seed(4)
         answers.append(task.recovery_controls(model, data, warm_up))
-    assert answers[0]["w_r2_untrained"] == answers[1]["w_r2_two_samples"] == pytest.approx(1, abs=1e-6)
+    assert answers[0]["w_r2_untrained"] == pytest.approx(1, abs=1e-6)
+    assert answers[1]["w_r2_two_samples"] == pytest.approx(1, abs=1e-6)
     assert answers[0]["w_r2_two_samples"] < 0.99
 
 
@@ -190,11 +191,3 @@ def test_gates_are_those_of_single_step():
     Z, R = task.gates(model, x, states)
     H_tilde = torch.tanh(x[1:] @ model.W_xh + (R * states[:-1]) @ model.W_hh + model.b_h)
     torch.testing.assert_close(Z * states[:-1] + (1 - Z) * H_tilde, states[1:])
-
-
-@pytest.mark.slow
-def test_a_hundred_thousand_steps_end_on_the_limit_cycle():
-    generated = task.generate(load_checkpoint(task.SHIPPED), FitzhughNagumo(1, 512, seed=3).get_init(50), 100_000)
-    last = generated[-2000:].flatten().numpy()
-    assert np.diff(upward_crossings(last, DT)).mean() == pytest.approx(PERIOD, rel=2e-3)
-    assert np.ptp(last) == pytest.approx(3.96, rel=0.01)

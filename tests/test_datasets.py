@@ -24,30 +24,18 @@ def reference(v0, w0, t, I=0.5, a=0.7, b=0.8, eps=1 / 50):
     return np.stack([V for V, _ in solutions], axis=1), np.stack([W for _, W in solutions], axis=1)
 
 
-@pytest.mark.parametrize("N", [1, 16, 4096])
-def test_simulator_agrees_with_the_solver_at_1e_12_for_any_number_of_neurons(N):
+@pytest.mark.parametrize(
+    ("N", "neuron"), [(4096, {}), (16, {"I": 0.0}), (2, {"I": 1.0, "a": 0.3, "b": 1.2}), (1, {"b": 0.2, "eps": 0.05})]
+)
+def test_simulator_agrees_with_the_solver_at_1e_12_for_any_number_of_neurons(N, neuron):
     rng = np.random.default_rng(N)
-    v0, w0, t = rng.uniform(-3, 3, N), rng.uniform(-1.5, 2.5, N), np.arange(1001) * 0.4
-    V, W = simulate(v0, w0, t)
+    v0, w0, t = rng.uniform(-3, 3, N), rng.uniform(-1.5, 2.5, N), 5 + np.arange(1001) * 0.4
+    V, W = simulate(v0, w0, t, **neuron)
     assert V.shape == W.shape == (1001, N)
     some = rng.choice(N, min(N, 3), replace=False)
-    V_reference, W_reference = reference(v0[some], w0[some], t)
+    V_reference, W_reference = reference(v0[some], w0[some], t, **neuron)
     assert abs(V[:, some] - V_reference).max() < 1e-6
     assert abs(W[:, some] - W_reference).max() < 1e-6
-
-
-def test_simulator_agrees_for_other_neurons_spiking_or_resting():
-    rng, t, spiking = np.random.default_rng(1), np.linspace(5, 305, 601), 0
-    for _ in range(10):
-        neuron = {"I": rng.uniform(-0.5, 1.5), "a": rng.uniform(0, 1.2), "b": rng.uniform(0, 1.5)}
-        neuron["eps"] = rng.uniform(0.01, 0.05)
-        v0, w0 = rng.uniform(-2, 2, 1), rng.uniform(-1, 1, 1)
-        V, W = simulate(v0, w0, t, **neuron)
-        V_reference, W_reference = reference(v0, w0, t, **neuron)
-        assert abs(V - V_reference).max() < 1e-6, neuron
-        assert abs(W - W_reference).max() < 1e-6, neuron
-        spiking += np.ptp(V[300:, 0]) > 2
-    assert 0 < spiking < 10  # neurons of both kinds were drawn
 
 
 @pytest.mark.parametrize(
@@ -161,12 +149,6 @@ def test_classes_are_clean_trajectories_from_the_originals_starts():
     assert_uniform(FitzhughNagumoClassification(2000, 2, 0.4, seed=2).data[:, 0, 0], -1, 1)
 
 
-def test_noise_is_added_with_the_given_deviation():
-    clean, noisy = (FitzhughNagumoClassification(50, 100, 40.0, noise_std=std, seed=2).data for std in (0.0, 0.2))
-    assert (noisy - clean).std().item() == pytest.approx(0.2, rel=0.03)
-    assert abs((noisy - clean).mean().item()) < 0.01
-
-
 def test_random_phase_starts_anywhere_on_the_limit_cycle_as_long_as_the_neuron_is_there():
     data = FitzhughNagumoClassification(300, 50, 20.0, random_phase=True, seed=3)
     for label, (V, neuron) in enumerate(zip(data.traces, data.CLASSES.values())):
@@ -177,14 +159,6 @@ def test_random_phase_starts_anywhere_on_the_limit_cycle_as_long_as_the_neuron_i
             assert share == pytest.approx(branch(cycle).mean(), abs=4 * math.sqrt(0.25 / 300))
     matched = FitzhughNagumoClassification(2, 50, 20.0, random_phase=True, match_period=True, seed=3)
     assert {len(V) - 50 for V in matched.traces} == {math.ceil(PERIOD_A / 0.4)}
-
-
-@pytest.mark.parametrize(("match_period", "expected"), [(False, (PERIOD_A, PERIOD_B)), (True, (PERIOD_A, PERIOD_A))])
-def test_match_period_leaves_only_the_waveform(match_period, expected):
-    data = FitzhughNagumoClassification(1, 2000, 800.0, match_period=match_period, seed=4)
-    for V, own in zip(data.data[..., 0], expected):
-        spikes = np.flatnonzero((V[:-1] < 0) & (V[1:] >= 0)) * data.dt
-        assert np.diff(spikes)[1:].mean() == pytest.approx(own, abs=0.2)
 
 
 def test_redraw_gives_new_windows_and_noise_of_the_same_neurons():

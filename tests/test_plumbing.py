@@ -27,14 +27,6 @@ def fake_training(model, reports, interrupts=()):
         yield report
 
 
-@pytest.fixture(autouse=True)
-def _sigint():
-    """Handle Ctrl-C as Python does: a worker of pytest-xdist has a handler of its own."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.parametrize(("best_by", "best"), [("loss", 2), ("other", 3), ("rare", 2), ("never", 4)])
 def test_follow_leaves_the_model_and_its_file_with_the_best_weights(best_by, best, tmp_path, capsys):
     model, path = GRU(1, 3, 1), tmp_path / "model.pth"
