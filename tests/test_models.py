@@ -60,7 +60,7 @@ def test_parameters_are_the_textbooks_and_as_large_as_those_of_nn_gru():
 
 @pytest.mark.parametrize("future", [0, 30])
 @pytest.mark.parametrize("switches", [{}, {"residual": True}])
-def test_forward_and_forward_by_steps_are(switches, future):
+def test_forward_and_forward_by_steps_are_the_equations(switches, future):
     model, inputs, H = example(**switches)
     expected = numpy_gru(model, inputs.detach().numpy(), H.detach().numpy(), future)
     for run in (model.forward, model.forward_by_steps):
