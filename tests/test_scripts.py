@@ -28,6 +28,11 @@ IN_THE_TABLE = {  # metrics, and how the table shows them
     "gru_autoregression": {"period_error": ".1e", "original_amplitude_error": ".1e", "w_r2": ".5f"},
     "gru_classification_scratch": dict.fromkeys(["accuracy", "ideal_accuracy", "features_accuracy"], ".4f"),
 }
+DATA = {  # the seed of each data set, of --seed 5, and whether its neurons start anywhere
+    "gru_regression_scratch": {(20, True), (21, True), (22, True)},
+    "gru_autoregression": {(20, True), (21, True), (22, True), (23, False)},
+    "gru_classification_scratch": {(20, None), (21, None), (22, None)},
+}
 PICTURES = {
     "gru_regression_scratch": {"neuron.png", "fitzhugh_nagumo_regression.gif", "gradient_through_time.png"},
     "gru_autoregression": {"autoGRU.gif", "phase_portrait.png", "gates.png"},
@@ -58,8 +63,16 @@ def shell(capsys, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")  # matplotlib on a tensor
 @pytest.mark.parametrize("stem", TINY)
-def test_run_writes_and_says_what_it_should_and_its_seed_gives_the_same_bits_again(stem, shell, tmp_path):
-    results = []
+def test_run_writes_and_says_what_it_should_and_its_seed_gives_the_same_bits_again(stem, shell, tmp_path, monkeypatch):
+    script, results, made = importlib.import_module(stem), [], set()
+    (name,) = {"FitzhughNagumo", "FitzhughNagumoClassification"} & set(vars(script))
+    dataset = getattr(script, name)
+
+    def make(*sizes, **settings):
+        made.add((settings["seed"], settings.get("anywhere")))
+        return dataset(*sizes, **settings)
+
+    monkeypatch.setattr(script, name, make)
     for out_dir, flags in ((tmp_path / "a" / "b", ""), (tmp_path / "c", "--no-train_visualization")):
         status, stdout, stderr = shell(stem, f"{TINY[stem]} --seed 5 {flags} --out_dir {out_dir}")
         assert (status, stderr) == (0, "")
@@ -75,6 +88,7 @@ def test_run_writes_and_says_what_it_should_and_its_seed_gives_the_same_bits_aga
             assert f"{metrics[name]:{form}}" in stdout, name
         results.append((metrics, (out_dir / f"{stem}.pth").read_bytes()))
     assert results[0] == results[1]
+    assert made == DATA[stem]
     assert load_checkpoint(out_dir / f"{stem}.pth").info["dt"] > 0
     for name in PICTURES[stem]:
         with Image.open(tmp_path / "a" / "b" / name) as picture:
