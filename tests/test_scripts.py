@@ -97,14 +97,6 @@ def test_run_writes_and_says_what_it_should_and_its_seed_gives_the_same_bits_aga
             assert len(picture.convert("RGB").getcolors(maxcolors=2**24)) > 10  # something is drawn
 
 
-def test_untrained_network_has_a_readout_fitted_and_nothing_to_be_saved(shell, tmp_path):
-    flags = "--untrained --n_hidden 200 --num_train 8 --num_test 2 --test_duration 300 --no-train_visualization"
-    status, _, stderr = shell("gru_autoregression", f"{flags} --out_dir {tmp_path}")
-    assert (status, stderr) == (0, "")
-    assert [path.name for path in tmp_path.iterdir()] == ["gru_autoregression_metrics.json"]
-    assert json.loads(next(tmp_path.iterdir()).read_text())["share_in_phase"] == 1
-
-
 EVERY_SCRIPT = {
     "--n_hidden 0": "--n_hidden: '0': expected a number above 0",
     "--n_hidden 1.5": "--n_hidden: invalid",
