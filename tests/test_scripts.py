@@ -62,7 +62,6 @@ def shell(capsys, monkeypatch):
     return run_script
 
 
-@pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")  # matplotlib on a tensor
 @pytest.mark.parametrize("stem", TINY)
 def test_run_writes_and_says_what_it_should_and_its_seed_gives_the_same_bits_again(stem, shell, tmp_path, monkeypatch):
     script, results, made = importlib.import_module(stem), [], set()
