@@ -72,7 +72,8 @@ def test_first_four_targets_of_a_trace_do_not_count_and_all_others_do(sample, co
 
 def test_free_running_starts_from_the_state_before_and_goes_further_and_further():
     model = Climber()
-    train(gru_autoregression, model, Ramps(T=30), num_epochs_one_step=0)
+    reports = train(gru_autoregression, model, Ramps(T=30), num_epochs_one_step=0)
+    assert [report.get("score") for report in reports] == [None, *(report["period_error"] for report in reports[1:])]
     free = [call for call in model.calls if call.future]
     assert [call.future for call in free] == [9] * 2 + [19] * 6  # and one step from the sample itself
     for call in free:
