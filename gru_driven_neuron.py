@@ -49,7 +49,7 @@ WARM_UP = 50  # true samples that a network sees before it runs freely
 
 def train_model(model, dataset, valid_I, args):
     """Train on next steps; after every epoch yield its mean loss, and the error of free runs under valid_I (T, N)."""
-    optimizer = torch.optim.Adam(model.parameters(), lr=args.init_lr)
+    optimizer = torch.optim.Adam(model.parameters(), lr=args.init_lr, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.num_epochs)
     true = neuron(valid_I)
     for _ in range(args.num_epochs):
