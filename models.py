@@ -5,8 +5,11 @@ Read `GRU.single_step` first: one line per equation. Source: Cho et al. (2014), 
 
 import io
 import math
+import os
+import sys
 import zipfile
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -155,9 +158,8 @@ class ResetAfterGRU(GRU):
 BLOCK = 2**16  # about how many numbers one gate has in a block of time steps: all of a block then fits into the cache
 
 
-def blocks(num_steps, size):
-    """Cut the time steps into slices; `size` is how many numbers a gate has at one step."""
-    length = max(1, BLOCK // size)
+def blocks(num_steps, length):
+    """Cut the time steps into slices of at most `length`."""
     return [slice(start, min(start + length, num_steps)) for start in range(0, num_steps, length)]
 
 
@@ -171,19 +173,20 @@ class Recurrence(torch.autograd.Function):
     def forward(ctx, inputs, H, future, residual, keep, *weights):
         """Return the states (T + future, B, n) and the inputs that the network made for itself (future, B, I)."""
         W_xz, W_hz, b_z, W_xr, W_hr, b_r, W_xh, W_hh, b_h, W_y, b_y = weights
-        W_xg, W_hg = torch.vstack([torch.hstack([W_xz, W_xr]), torch.hstack([b_z, b_r])]), torch.hstack([W_hz, W_hr])
-        stacked = W_xg, W_hg, torch.vstack([W_xh, b_h]), W_hh, W_y, b_y
-        T, kept = len(inputs), []
+        (T, _, I), n, kept = inputs.shape, H.shape[1], []
+        W_z, W_r, W_h = torch.vstack([W_xz, b_z, W_hz, W_xr, b_r, W_hr, W_xh, b_h, W_hh]).chunk(3)
+        (W_xg, W_hg), (W_xh, W_hh) = (W.split([I + 1, n]) for W in (torch.hstack([W_z, W_r]), W_h))
         X = nn.functional.pad(inputs, (0, 1, 0, 0, 0, future), value=1.0)  # (T + future, B, I + 1)
         states = H.new_empty(T + future + 1, *H.shape)
         states[0] = H
-        for block in blocks(T + future, H.numel()):
+        loop, _, length = loops(H)
+        for block in blocks(T + future, length):
             # the inputs' part of A_g and A, one product each for all steps; the loop makes Z, R and H_tilde of them
-            gates, candidates = X[block] @ W_xg, X[block] @ stacked[2]
-            loop_forward(block, T, residual, X, states, gates, candidates, *stacked)
+            gates, candidates = X[block] @ W_xg, X[block] @ W_xh
+            loop(block, T, residual, X, states, gates, candidates, W_xg, W_hg, W_xh, W_hh, W_y, b_y)
             if keep:
                 kept += [candidates, gates]
-        ctx.save_for_backward(*stacked, X, states, *kept)
+        ctx.save_for_backward(W_xg, W_hg, W_xh, W_hh, W_y, X, states, *kept)
         ctx.T, ctx.residual = T, residual
         return states[1:], X[T:, :, :-1]
 
@@ -191,31 +194,55 @@ class Recurrence(torch.autograd.Function):
     def backward(ctx, dstates, dgenerated):
         if torch.is_grad_enabled():  # create_graph=True: somebody wants the gradient of this gradient
             raise RuntimeError("GRU.forward has a first derivative only: use GRU.forward_by_steps")
-        W_xg, W_hg, W_xh, W_hh, W_y, _, X, states, *kept = ctx.saved_tensors
-        T, residual, (total, B, n) = ctx.T, ctx.residual, dstates.shape
-        dX = nn.functional.pad(dgenerated, (0, 0, 0, 0, T, 0))  # (T + future, B, I)
-        dW_xg, dW_hg, dW_xh, dW_hh, dH = (torch.zeros_like(Q) for Q in (W_xg, W_hg, W_xh, W_hh, states[0]))
-        # without the biases' rows: nobody asks for the gradient of the 1 at the end of each X
-        transposed = [W.t().contiguous() for W in (W_xg[:-1], W_xh[:-1], W_hg, W_hh)]
-        for block in reversed(blocks(total, B * n)):
+        W_xg, W_hg, W_xh, W_hh, W_y, X, states, *kept = ctx.saved_tensors
+        T, residual, (total, _, n), I = ctx.T, ctx.residual, dstates.shape, len(W_xg) - 1
+        dX, dH = nn.functional.pad(dgenerated, (0, 0, 0, 0, T, 0)), torch.zeros_like(states[0])  # (T + future, B, I)
+        dW_g, dW_h = W_hg.new_empty(I + 1 + n, 2 * n), W_hh.new_empty(I + 1 + n, n)
+        (dW_xg, dW_hg), (dW_xh, dW_hh) = (dW.split([I + 1, n]) for dW in (dW_g, dW_h))
+        _, loop, length = loops(dH)
+        for block in reversed(blocks(total, length)):
             gates, candidates, H = kept.pop(), kept.pop(), states[block]
-            dA_g, dA = loop_backward(block, T, residual, dX, dH, dstates, states, gates, candidates, *transposed, W_y)
-            # the weights: one product each for all steps of the block
-            RH = gates[..., n:] * H
+            dA_g, dA = loop(block, T, residual, dX, dH, dstates, states, gates, candidates, W_xg, W_hg, W_xh, W_hh, W_y)
+            # the weights: one product each for all steps of the block, added to those of the blocks before
+            RH, beta = gates[..., n:] * H, int(block.stop < total)
             x, H, RH, dA_g, dA = (Q.flatten(0, 1) for Q in (X[block], H, RH, dA_g, dA))
-            dW_xg.addmm_(x.t(), dA_g)
-            dW_hg.addmm_(H.t(), dA_g)
-            dW_xh.addmm_(x.t(), dA)
-            dW_hh.addmm_(RH.t(), dA)
+            dW_xg.addmm_(x.t(), dA_g, beta=beta)
+            dW_hg.addmm_(H.t(), dA_g, beta=beta)
+            dW_xh.addmm_(x.t(), dA, beta=beta)
+            dW_hh.addmm_(RH.t(), dA, beta=beta)
             if ctx.needs_input_grad[0]:  # of the inputs that were given; the loop has done those that were generated
                 known = dX[block.start : min(block.stop, T)].flatten(0, 1)
-                known.addmm_(dA_g[: len(known)], transposed[0]).addmm_(dA[: len(known)], transposed[1])
+                known.addmm_(dA_g[: len(known)], W_xg[:-1].t()).addmm_(dA[: len(known)], W_xh[:-1].t())
         dW_y = db_y = None
         if total > T:  # the readout was part of the loop
             dY = dX[T:].flatten(0, 1)
             dW_y, db_y = dY.t() @ states[T:total].relu().flatten(0, 1), dY.sum(0)
-        of_Z, of_R = ((dW_xg[:-1, g], dW_hg[:, g], dW_xg[-1, g]) for g in (slice(n), slice(n, None)))
-        return dX[:T], dH, None, None, None, *of_Z, *of_R, dW_xh[:-1], dW_hh, dW_xh[-1], dW_y, db_y
+        by_gate = (*dW_g.chunk(2, 1), dW_h)
+        of_weights = [dQ for dW in by_gate for dQ in (dW[:I], dW[I + 1 :], dW[I])]  # in the order of the weights
+        return dX[:T], dH, None, None, None, *of_weights, dW_y, db_y
+
+
+def kernel_runs_on(device):
+    """Whether kernels.py runs there: on a GPU with Triton, or anywhere in Triton's interpreter (TRITON_INTERPRET=1)."""
+    return (device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1") and has_triton()
+
+
+@cache
+def has_triton():
+    try:
+        import kernels  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def loops(H):
+    """The loop forward, the loop back, and how many time steps they take at once, for a state H (B, n)."""
+    if H.shape[1] <= 128 and H.dtype in (torch.float32, torch.float64) and kernel_runs_on(H.device):
+        import kernels
+
+        return kernels.loop_forward, kernels.loop_backward, sys.maxsize
+    return loop_forward, loop_backward, max(1, BLOCK // H.numel())
 
 
 @torch.inference_mode()  # the gradient is ours to compute: autograd need not look at each operation
@@ -235,13 +262,13 @@ def loop_forward(block, T, residual, X, states, gates, candidates, W_xg, W_hg, W
 
 
 @torch.inference_mode()
-def loop_backward(block, T, residual, dX, dH, dstates, states, gates, all_H_tilde, W_xgT, W_xhT, W_hgT, W_hhT, W_y):
+def loop_backward(block, T, residual, dX, dH, dstates, states, gates, all_H_tilde, W_xg, W_hg, W_xh, W_hh, W_y):
     """Go back through the steps of `block`; carry dH on, fill in dX from step T on, and return all dA_g and dA."""
     # each dA begins as its factor F, which is known beforehand; the loop multiplies it by the gradient that arrives
     (all_Z, all_R), all_H = gates.chunk(2, -1), states[block]
     all_dA_g = gates * (1 - gates) * torch.cat([all_H - all_H_tilde, all_H], -1)  # F_z and F_r
     all_dA = (1 - all_Z) * (1 - all_H_tilde * all_H_tilde)
-    dRH = torch.empty_like(dH)
+    W_xgT, W_hgT, W_xhT, W_hhT, dRH = W_xg[:-1].t(), W_hg.t(), W_xh[:-1].t(), W_hh.t(), torch.empty_like(dH)
     steps = zip(range(block.start, block.stop), dstates[block], all_Z, all_R, *all_dA_g.chunk(2, -1), all_dA_g, all_dA)
     for t, dstate, Z, R, dA_z, dA_r, dA_g, dA in reversed(list(steps)):
         dH += dstate  # now it is dH_new: from later steps, and from this state's own readout
