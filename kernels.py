@@ -1,157 +1,131 @@
 """The loop of models.py and the loop back, each as one GPU kernel, written in Triton. Read models.py first.
 
-A GPU takes some five microseconds to start an operation, however small, and the loop of models.py has five at each time
-step, the loop back ten. A kernel is a function that runs on the GPU itself: this one goes through all time steps, and
-Python starts it only once.
+A GPU takes some five microseconds to start an operation, however small, and the loop of models.py starts five at each
+step, the loop back ten. A kernel is a function that runs on the GPU itself: here it goes through all steps by itself.
 
-Triton runs a kernel as many *programs* at a time, each of which knows its number, program_id. Here a program is one
-sequence of the batch: sequences do not need each other, but a step needs the one before it. A program calculates with
-whole vectors and matrices. Their lengths must be powers of two: N is n, the number of units, rounded up, and what lies
-beyond n is filled with zeros, which add nothing to a sum.
-
-Each step needs every recurrent weight, so a program keeps them in its *registers*, the only memory as fast as the
-arithmetic. That is why 128 units are the end: three matrices of 128 x 128 numbers take 49,152 of the 65,536 registers
-that a program can have, and for 256 units it would need four times as many.
+Triton runs many *programs* of a kernel at once; each knows its number, program_id. Here a program is one sequence of
+the batch: sequences do not need each other, but a step needs the one before it. A program computes with whole vectors
+and matrices, whose lengths must be powers of two: N is n, the number of units, rounded up; what lies beyond n is zero
+and adds nothing to a sum. Each step needs every recurrent weight, so a program keeps them in its *registers*, the only
+memory as fast as the arithmetic. That is why 128 units are the end: three matrices of 128 x 128 numbers take 49,152 of
+the 65,536 registers that a program can have; those of 256 units would take four times as many.
 
 A tensor comes as the address of its first number. tl.load and tl.store move the numbers at a vector or matrix of
-addresses, only those whose mask is True; for the others a load gives 0. Every product is a plain sum in the numbers'
-own precision: TF32, the GPU's short cut with ten bits, has no part in it.
+addresses, only those whose mask is True; the others are loaded as 0.
 """
 
 import torch
 import triton
 import triton.language as tl
-
-MAX_HIDDENS = 128
+from triton.language import constexpr
 
 
 @triton.jit
-def dot(x, W):
-    """The vector x (rows) times the matrix W (rows, cols)."""
+def dot(x, W):  # a vector times a matrix: a plain sum, so that TF32, the GPU's coarse short cut, has no part in it
     return tl.sum(x[:, None] * W, 0)
 
 
 @triton.jit
-def load_weights(W_g, W_h, rows, n, ROWS: tl.constexpr, N: tl.constexpr, TRANSPOSED: tl.constexpr):
-    """Load the weights (rows, n) of update gate, reset gate and candidate; the gates' lie side by side in W_g."""
-    i, j = tl.arange(0, ROWS)[:, None], tl.arange(0, N)[None, :]
-    if TRANSPOSED:
-        i, j = tl.arange(0, ROWS)[None, :], tl.arange(0, N)[:, None]
-    W_g, W_h, mask = W_g + i * 2 * n + j, W_h + i * n + j, (i < rows) & (j < n)
-    return tl.load(W_g, mask, 0.0), tl.load(W_g + n, mask, 0.0), tl.load(W_h, mask, 0.0)
+def matrix(W, rows, cols, down, right, ROWS: constexpr, COLS: constexpr):
+    """Load a matrix; the number below another comes `down` addresses after it, the one beside it `right` after it."""
+    i, j = tl.arange(0, ROWS)[:, None], tl.arange(0, COLS)[None, :]
+    return tl.load(W + i * down + j * right, (i < rows) & (j < cols), 0.0)
 
 
 @triton.jit
-def load(gates, candidates, place, n, j, mask):
-    """Load what update gate, reset gate and candidate have at one step of one sequence."""
+def load(gates, candidates, place, n, j, unit):  # what Z, R and H_tilde are, or will be, at one step of one sequence
     gates, candidates = gates + place * 2 * n + j, candidates + place * n + j
-    return tl.load(gates, mask, 0.0), tl.load(gates + n, mask, 0.0), tl.load(candidates, mask, 0.0)
-
-
-@triton.jit
-def store(gates, candidates, place, n, j, mask, of_z, of_r, of_h):
-    """Store what belongs to update gate, reset gate and candidate at one step of one sequence."""
-    gates, candidates = gates + place * 2 * n + j, candidates + place * n + j
-    tl.store(gates, of_z, mask)
-    tl.store(gates + n, of_r, mask)
-    tl.store(candidates, of_h, mask)
+    return tl.load(gates, unit, 0.0), tl.load(gates + n, unit, 0.0), tl.load(candidates, unit, 0.0)
 
 
 @triton.jit(do_not_specialize=["T", "total", "B"])  # compiled once for all lengths and batches
-def forward_kernel(
-    X, states, gates, candidates, W_xg, W_hg, W_xh, W_hh, W_y, b_y, T, total, B, n, I,
-    N: tl.constexpr, IN: tl.constexpr, RESIDUAL: tl.constexpr, FUTURE: tl.constexpr,
-):  # fmt: skip
+def forward_kernel(X, states, gates, candidates, W_xg, W_hg, W_xh, W_hh, W_y, b_y, T, total, B, n, I,
+                   RESIDUAL: constexpr, FUTURE: constexpr, N: constexpr, IN: constexpr):  # fmt: skip
     b, B = tl.program_id(0).to(tl.int64), B.to(tl.int64)  # 64 bits: a tensor may have more than 2^31 numbers
-    j, c = tl.arange(0, N), tl.arange(0, IN)  # the units; the inputs, and the 1 after them
+    j, c = tl.arange(0, N), tl.arange(0, IN)  # the units; the inputs, and the 1 at their end
     unit, given = j < n, c <= I
-    W_hz, W_hr, W_h = load_weights(W_hg, W_hh, n, n, N, N, False)
+    W_hz, W_hr = matrix(W_hg, n, n, 2 * n, 1, N, N), matrix(W_hg + n, n, n, 2 * n, 1, N, N)
+    W_h = matrix(W_hh, n, n, n, 1, N, N)
     if FUTURE:  # the network is going to feed itself
-        W_xz, W_xr, W_x = load_weights(W_xg, W_xh, I + 1, n, IN, N, False)
-        W_out, b_out = (
-            tl.load(W_y + c[None, :] * n + j[:, None], unit[:, None] & (c < I)[None, :], 0.0),
-            tl.load(b_y + c, c < I, 0.0),
-        )
-        X_t = tl.load(X + ((T - 1) * B + b) * (I + 1) + c, given, 0.0)
+        W_xz, W_xr = matrix(W_xg, I + 1, n, 2 * n, 1, IN, N), matrix(W_xg + n, I + 1, n, 2 * n, 1, IN, N)
+        W_x, W_out = matrix(W_xh, I + 1, n, n, 1, IN, N), matrix(W_y, n, I, 1, n, N, IN)
+        bias, X_t = tl.load(b_y + c, c < I, 0.0), tl.load(X + ((T - 1) * B + b) * (I + 1) + c, given, 0.0)
     H = tl.load(states + b * n + j, unit, 0.0)
-    A_z, A_r, A = load(gates, candidates, b, n, j, unit)  # the inputs' part, of the first step
+    A_z, A_r, A = load(gates, candidates, b, n, j, unit)  # the inputs' part
     for t in range(total):
-        here = t * B + b
-        # of the next step: memory needs about as long as a step, so ask for it now
-        next_z, next_r, next_h = load(gates, candidates, tl.minimum(t + 1, total - 1) * B + b, n, j, unit)
-        if FUTURE:
-            if t >= T:
-                Y = dot(tl.maximum(H, 0.0), W_out) + b_out
-                X_t = tl.where(c < I, X_t + Y if RESIDUAL else Y, X_t)
-                tl.store(X + here * (I + 1) + c, X_t, given)
-                A_z, A_r, A = dot(X_t, W_xz), dot(X_t, W_xr), dot(X_t, W_x)
+        here, ahead = t * B + b, tl.minimum(t + 1, total - 1) * B + b
+        next_z, next_r, next_h = load(gates, candidates, ahead, n, j, unit)  # asked for now, as it takes about a step
+        if FUTURE and t >= T:  # from here on the network is fed with its own readout
+            Y = dot(tl.maximum(H, 0.0), W_out) + bias
+            X_t = tl.where(c < I, X_t + Y if RESIDUAL else Y, X_t)
+            tl.store(X + here * (I + 1) + c, X_t, given)
+            A_z, A_r, A = dot(X_t, W_xz), dot(X_t, W_xr), dot(X_t, W_x)
         Z = tl.sigmoid(A_z + dot(H, W_hz))
         R = tl.sigmoid(A_r + dot(H, W_hr))
         H_tilde = 2 * tl.sigmoid(2 * (A + dot(R * H, W_h))) - 1  # tanh
         H = Z * H + (1 - Z) * H_tilde
-        store(gates, candidates, here, n, j, unit, Z, R, H_tilde)
+        tl.store(gates + here * 2 * n + j, Z, unit)
+        tl.store(gates + here * 2 * n + n + j, R, unit)
+        tl.store(candidates + here * n + j, H_tilde, unit)
         tl.store(states + (here + B) * n + j, H, unit)
         A_z, A_r, A = next_z, next_r, next_h
 
 
 @triton.jit(do_not_specialize=["T", "total", "B"])
-def backward_kernel(
-    dX, dH_0, dstates, states, gates, candidates, dA_g, dA_h, W_xg, W_hg, W_xh, W_hh, W_y, T, total, B, n, I,
-    N: tl.constexpr, IN: tl.constexpr, RESIDUAL: tl.constexpr, FUTURE: tl.constexpr,
-):  # fmt: skip
+def backward_kernel(dX, dH_0, dstates, states, gates, candidates, all_dA_g, all_dA, W_xg, W_hgT, W_xh, W_hhT, W_y, T,
+                    total, B, n, I, RESIDUAL: constexpr, FUTURE: constexpr, N: constexpr, IN: constexpr):  # fmt: skip
     b, B = tl.program_id(0).to(tl.int64), B.to(tl.int64)
     j, c = tl.arange(0, N), tl.arange(0, IN)
     unit, given = j < n, c < I
-    W_hzT, W_hrT, W_hT = load_weights(W_hg, W_hh, n, n, N, N, True)
+    W_hzT, W_hrT = matrix(W_hgT, n, n, n, 1, N, N), matrix(W_hgT + n * n, n, n, n, 1, N, N)
+    W_hT, dH = matrix(W_hhT, n, n, n, 1, N, N), tl.zeros([N], W_hgT.dtype.element_ty)
     if FUTURE:
-        W_xzT, W_xrT, W_xT = load_weights(W_xg, W_xh, I, n, IN, N, True)
-        W_outT = tl.load(W_y + c[:, None] * n + j[None, :], given[:, None] & unit[None, :], 0.0)
-        dX_t = tl.zeros([IN], W_hT.dtype)
-    dH = tl.zeros([N], W_hT.dtype)
+        W_xzT, W_xrT = matrix(W_xg, n, I, 1, 2 * n, N, IN), matrix(W_xg + n, n, I, 1, 2 * n, N, IN)
+        W_xT, W_out = matrix(W_xh, n, I, 1, n, N, IN), matrix(W_y, I, n, n, 1, IN, N)
+        dX_t = tl.zeros([IN], W_y.dtype.element_ty)
     last = (total - 1) * B + b
     Z, R, H_tilde = load(gates, candidates, last, n, j, unit)
     H, dstate = tl.load(states + last * n + j, unit, 0.0), tl.load(dstates + last * n + j, unit, 0.0)
     for t in range(total - 1, -1, -1):
-        here, before = t * B + b, tl.maximum(t - 1, 0) * B + b
-        next_Z, next_R, next_H_tilde = load(gates, candidates, before, n, j, unit)
-        next_H, next_dstate = tl.load(states + before * n + j, unit, 0.0), tl.load(dstates + before * n + j, unit, 0.0)
+        here, ahead = t * B + b, tl.maximum(t - 1, 0) * B + b  # ahead is where the loop goes next: back
+        next_Z, next_R, next_H_tilde = load(gates, candidates, ahead, n, j, unit)
+        next_H, next_dstate = tl.load(states + ahead * n + j, unit, 0.0), tl.load(dstates + ahead * n + j, unit, 0.0)
         dH += dstate  # now it is dH_new: from later steps, and from this state's own readout
         dA_z = dH * (H - H_tilde) * Z * (1 - Z)
         dA = dH * (1 - Z) * (1 - H_tilde * H_tilde)
         dRH = dot(dA, W_hT)
         dA_r = dRH * H * R * (1 - R)
         dH = dH * Z + dRH * R + dot(dA_z, W_hzT) + dot(dA_r, W_hrT)
-        store(dA_g, dA_h, here, n, j, unit, dA_z, dA_r, dA)
-        if FUTURE:
-            if t >= T:  # the input of this step was the readout of the step before, whose state is H
-                own = tl.load(dX + here * I + c, given, 0.0) + dot(dA_z, W_xzT) + dot(dA_r, W_xrT) + dot(dA, W_xT)
-                dX_t = dX_t + own if RESIDUAL else own
-                tl.store(dX + here * I + c, dX_t, given)
-                dH += tl.where(H > 0, dot(dX_t, W_outT), 0.0)
+        tl.store(all_dA_g + here * 2 * n + j, dA_z, unit)
+        tl.store(all_dA_g + here * 2 * n + n + j, dA_r, unit)
+        tl.store(all_dA + here * n + j, dA, unit)
+        if FUTURE and t >= T:  # the input of this step was the readout of the step before, whose state is H
+            dX_own = tl.load(dX + here * I + c, given, 0.0) + dot(dA_z, W_xzT) + dot(dA_r, W_xrT) + dot(dA, W_xT)
+            dX_t = dX_own + dX_t if RESIDUAL else dX_own
+            tl.store(dX + here * I + c, dX_t, given)
+            dH += tl.where(H > 0, dot(dX_t, W_out), 0.0)
         Z, R, H_tilde, H, dstate = next_Z, next_R, next_H_tilde, next_H, next_dstate
     tl.store(dH_0 + b * n + j, dH, unit)
-    if FUTURE and RESIDUAL:  # the last input that was given was part of the first that was generated
+    if FUTURE and RESIDUAL:  # the last input that was given went into the first that was generated
         tl.store(dX + ((T - 1) * B + b) * I + c, dX_t, given)
 
 
-def sizes(n, I):
-    """The powers of two, and how many warps (groups of 32 threads) share a program's work: the fastest, as measured."""
-    N = max(16, triton.next_power_of_2(n))
-    return {"N": N, "IN": triton.next_power_of_2(I + 1), "num_warps": {16: 1, 32: 1, 64: 2, 128: 8}[N]}
+def launch(kernel, tensors, T, residual, shape, I):
+    """Start a program for every sequence, on the GPU that has the tensors; some warps of 32 threads share a program."""
+    (total, B, n), N = shape, max(16, triton.next_power_of_2(shape[2]))
+    sizes = T, total, B, n, I, residual, total > T, N, triton.next_power_of_2(I + 1)
+    with torch.cuda.device_of(tensors[0]):
+        kernel[(B,)](*tensors, *sizes, num_warps={16: 1, 32: 1, 64: 2, 128: 8}[N])  # the fastest, by trial
 
 
-def loop_forward(block, T, residual, X, states, gates, candidates, W_xg, W_hg, W_xh, W_hh, W_y, b_y):
-    """As in models.py, for all steps at once."""
-    (total, B, n), I = candidates.shape, X.shape[2] - 1
-    tensors = X, states, gates, candidates, W_xg, W_hg, W_xh, W_hh, W_y, b_y
-    with torch.cuda.device_of(states):
-        forward_kernel[(B,)](*tensors, T, total, B, n, I, RESIDUAL=residual, FUTURE=total > T, **sizes(n, I))
+def loop_forward(_, T, residual, X, states, gates, candidates, *weights):
+    """Do what loop_forward of models.py does, for all steps at once; loop_backward likewise."""
+    launch(forward_kernel, (X, states, gates, candidates, *weights), T, residual, candidates.shape, X.shape[2] - 1)
 
 
-def loop_backward(block, T, residual, dX, dH, dstates, states, gates, candidates, W_xg, W_hg, W_xh, W_hh, W_y):
-    (total, B, n), I = candidates.shape, dX.shape[2]
+def loop_backward(_, T, residual, dX, dH, dstates, states, gates, candidates, W_xg, W_hg, W_xh, W_hh, W_y):
     dA_g, dA = torch.empty_like(gates), torch.empty_like(candidates)
-    tensors = dX, dH, dstates.contiguous(), states, gates, candidates, dA_g, dA, W_xg, W_hg, W_xh, W_hh, W_y
-    with torch.cuda.device_of(states):
-        backward_kernel[(B,)](*tensors, T, total, B, n, I, RESIDUAL=residual, FUTURE=total > T, **sizes(n, I))
+    W_hgT, W_hhT = W_hg.t().contiguous(), W_hh.t().contiguous()  # then a thread sums up whole columns, with no other
+    tensors = dX, dH, dstates.contiguous(), states, gates, candidates, dA_g, dA, W_xg, W_hgT, W_xh, W_hhT, W_y
+    launch(backward_kernel, tensors, T, residual, candidates.shape, dX.shape[2])
     return dA_g, dA
