@@ -6,10 +6,9 @@ Read `GRU.single_step` first: one line per equation. Source: Cho et al. (2014), 
 import io
 import math
 import os
-import sys
 import zipfile
 from contextlib import contextmanager
-from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -67,8 +66,8 @@ class GRU(nn.Module):
         fit, and RuntimeError for second derivatives.
         """
         H = self._first_state(inputs, H, future)
-        keep = torch.is_grad_enabled()  # what a backward pass needs
-        states, generated = Recurrence.apply(inputs, H, future, self.residual, keep, *self.parameters())
+        settings = future, self.residual, torch.is_grad_enabled()
+        states, generated = Recurrence.apply(inputs, H, *settings, *self.parameters())
         if not self.per_timestep_readout:
             return states, self.readout(states[-1], None)
         return states, self.readout(states, torch.cat([inputs, generated]) if future else inputs)
@@ -155,12 +154,8 @@ class ResetAfterGRU(GRU):
 
 # ---- the recurrence over time, and its gradient by hand ----
 
+HAS_TRITON = find_spec("triton") is not None  # it comes with torch's CUDA build for Linux
 BLOCK = 2**16  # about how many numbers one gate has in a block of time steps: all of a block then fits into the cache
-
-
-def blocks(num_steps, length):
-    """Cut the time steps into slices of at most `length`."""
-    return [slice(start, min(start + length, num_steps)) for start in range(0, num_steps, length)]
 
 
 class Recurrence(torch.autograd.Function):
@@ -179,8 +174,8 @@ class Recurrence(torch.autograd.Function):
         X = nn.functional.pad(inputs, (0, 1, 0, 0, 0, future), value=1.0)  # (T + future, B, I + 1)
         states = H.new_empty(T + future + 1, *H.shape)
         states[0] = H
-        loop, _, length = loops(H)
-        for block in blocks(T + future, length):
+        loop, _, blocks = loops(H, T + future)
+        for block in blocks:
             # the inputs' part of A_g and A, one product each for all steps; the loop makes Z, R and H_tilde of them
             gates, candidates = X[block] @ W_xg, X[block] @ W_xh
             loop(block, T, residual, X, states, gates, candidates, W_xg, W_hg, W_xh, W_hh, W_y, b_y)
@@ -198,18 +193,15 @@ class Recurrence(torch.autograd.Function):
         T, residual, (total, _, n), I = ctx.T, ctx.residual, dstates.shape, len(W_xg) - 1
         dX, dH = nn.functional.pad(dgenerated, (0, 0, 0, 0, T, 0)), torch.zeros_like(states[0])  # (T + future, B, I)
         dW_g, dW_h = W_hg.new_empty(I + 1 + n, 2 * n), W_hh.new_empty(I + 1 + n, n)
-        (dW_xg, dW_hg), (dW_xh, dW_hh) = (dW.split([I + 1, n]) for dW in (dW_g, dW_h))
-        _, loop, length = loops(dH)
-        for block in reversed(blocks(total, length)):
+        _, loop, blocks = loops(dH, total)
+        for block in reversed(blocks):
             gates, candidates, H = kept.pop(), kept.pop(), states[block]
             dA_g, dA = loop(block, T, residual, dX, dH, dstates, states, gates, candidates, W_xg, W_hg, W_xh, W_hh, W_y)
-            # the weights: one product each for all steps of the block, added to those of the blocks before
-            RH, beta = gates[..., n:] * H, int(block.stop < total)
-            x, H, RH, dA_g, dA = (Q.flatten(0, 1) for Q in (X[block], H, RH, dA_g, dA))
-            dW_xg.addmm_(x.t(), dA_g, beta=beta)
-            dW_hg.addmm_(H.t(), dA_g, beta=beta)
-            dW_xh.addmm_(x.t(), dA, beta=beta)
-            dW_hh.addmm_(RH.t(), dA, beta=beta)
+            # the weights: two products for all steps of the block, added to those of the blocks before
+            XH, XRH = (torch.cat([X[block], Q], -1).flatten(0, 1) for Q in (H, gates[..., n:] * H))
+            dA_g, dA, beta = dA_g.flatten(0, 1), dA.flatten(0, 1), int(block.stop < total)
+            dW_g.addmm_(XH.t(), dA_g, beta=beta)
+            dW_h.addmm_(XRH.t(), dA, beta=beta)
             if ctx.needs_input_grad[0]:  # of the inputs that were given; the loop has done those that were generated
                 known = dX[block.start : min(block.stop, T)].flatten(0, 1)
                 known.addmm_(dA_g[: len(known)], W_xg[:-1].t()).addmm_(dA[: len(known)], W_xh[:-1].t())
@@ -223,26 +215,19 @@ class Recurrence(torch.autograd.Function):
 
 
 def kernel_runs_on(device):
-    """Whether kernels.py runs there: on a GPU with Triton, or anywhere in Triton's interpreter (TRITON_INTERPRET=1)."""
-    return (device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1") and has_triton()
+    """Whether the loop can be one kernel there: on a GPU with Triton, or in its interpreter (TRITON_INTERPRET=1)."""
+    return HAS_TRITON and (device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1")
 
 
-@cache
-def has_triton():
-    try:
-        import kernels  # noqa: F401
-    except ImportError:
-        return False
-    return True
+def loops(H, num_steps):
+    """Return the loop forward, the loop back, and the slices of the time steps that they take one after another."""
+    if kernel_runs_on(H.device) and H.shape[1] <= 128 and H.dtype in (torch.float32, torch.float64):
+        import kernels  # only here, as Triton takes its time
 
-
-def loops(H):
-    """The loop forward, the loop back, and how many time steps they take at once, for a state H (B, n)."""
-    if H.shape[1] <= 128 and H.dtype in (torch.float32, torch.float64) and kernel_runs_on(H.device):
-        import kernels
-
-        return kernels.loop_forward, kernels.loop_backward, sys.maxsize
-    return loop_forward, loop_backward, max(1, BLOCK // H.numel())
+        return kernels.loop_forward, kernels.loop_backward, [slice(num_steps)]
+    length = max(1, BLOCK // H.numel())
+    blocks = [slice(start, min(start + length, num_steps)) for start in range(0, num_steps, length)]
+    return loop_forward, loop_backward, blocks
 
 
 @torch.inference_mode()  # the gradient is ours to compute: autograd need not look at each operation
