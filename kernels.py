@@ -19,6 +19,8 @@ import triton
 import triton.language as tl
 from triton.language import constexpr
 
+SIZES = ["T", "total", "B", "n", "I"]  # one kernel is compiled for all of them, not one for each
+
 
 @triton.jit
 def dot(x, W):  # a vector times a matrix: a plain sum, so that TF32, the GPU's coarse short cut, has no part in it
@@ -26,10 +28,9 @@ def dot(x, W):  # a vector times a matrix: a plain sum, so that TF32, the GPU's 
 
 
 @triton.jit
-def matrix(W, rows, cols, down, right, ROWS: constexpr, COLS: constexpr):
-    """Load a matrix; the number below another comes `down` addresses after it, the one beside it `right` after it."""
+def matrix(W, rows, cols, length, ROWS: constexpr, COLS: constexpr):  # a row begins `length` numbers after the other
     i, j = tl.arange(0, ROWS)[:, None], tl.arange(0, COLS)[None, :]
-    return tl.load(W + i * down + j * right, (i < rows) & (j < cols), 0.0)
+    return tl.load(W + i * length + j, (i < rows) & (j < cols), 0.0)
 
 
 @triton.jit
@@ -38,17 +39,18 @@ def load(gates, candidates, place, n, j, unit):  # what Z, R and H_tilde are, or
     return tl.load(gates, unit, 0.0), tl.load(gates + n, unit, 0.0), tl.load(candidates, unit, 0.0)
 
 
-@triton.jit(do_not_specialize=["T", "total", "B"])  # compiled once for all lengths and batches
-def forward_kernel(X, states, gates, candidates, W_xg, W_hg, W_xh, W_hh, W_y, b_y, T, total, B, n, I,
+@triton.jit(do_not_specialize=SIZES)
+def forward_kernel(X, states, gates, candidates, W_g, W_h, W_yT, b_y, T, total, B, n, I,
                    RESIDUAL: constexpr, FUTURE: constexpr, N: constexpr, IN: constexpr):  # fmt: skip
     b, B = tl.program_id(0).to(tl.int64), B.to(tl.int64)  # 64 bits: a tensor may have more than 2^31 numbers
     j, c = tl.arange(0, N), tl.arange(0, IN)  # the units; the inputs, and the 1 at their end
     unit, given = j < n, c <= I
-    W_hz, W_hr = matrix(W_hg, n, n, 2 * n, 1, N, N), matrix(W_hg + n, n, n, 2 * n, 1, N, N)
-    W_h = matrix(W_hh, n, n, n, 1, N, N)
+    W_hg, W_hh = W_g + (I + 1) * 2 * n, matrix(W_h + (I + 1) * n, n, n, n, N, N)
+    # n + n, as Triton sees that 2 * n is even: it would share a column among threads, and sums would go across them
+    W_hz, W_hr = matrix(W_hg, n, n, n + n, N, N), matrix(W_hg + n, n, n, n + n, N, N)
     if FUTURE:  # the network is going to feed itself
-        W_xz, W_xr = matrix(W_xg, I + 1, n, 2 * n, 1, IN, N), matrix(W_xg + n, I + 1, n, 2 * n, 1, IN, N)
-        W_x, W_out = matrix(W_xh, I + 1, n, n, 1, IN, N), matrix(W_y, n, I, 1, n, N, IN)
+        W_xz, W_xr = matrix(W_g, I + 1, n, n + n, IN, N), matrix(W_g + n, I + 1, n, n + n, IN, N)
+        W_xh, W_out = matrix(W_h, I + 1, n, n, IN, N), matrix(W_yT, n, I, I, N, IN)
         bias, X_t = tl.load(b_y + c, c < I, 0.0), tl.load(X + ((T - 1) * B + b) * (I + 1) + c, given, 0.0)
     H = tl.load(states + b * n + j, unit, 0.0)
     A_z, A_r, A = load(gates, candidates, b, n, j, unit)  # the inputs' part
@@ -59,10 +61,10 @@ def forward_kernel(X, states, gates, candidates, W_xg, W_hg, W_xh, W_hh, W_y, b_
             Y = dot(tl.maximum(H, 0.0), W_out) + bias
             X_t = tl.where(c < I, X_t + Y if RESIDUAL else Y, X_t)
             tl.store(X + here * (I + 1) + c, X_t, given)
-            A_z, A_r, A = dot(X_t, W_xz), dot(X_t, W_xr), dot(X_t, W_x)
+            A_z, A_r, A = dot(X_t, W_xz), dot(X_t, W_xr), dot(X_t, W_xh)
         Z = tl.sigmoid(A_z + dot(H, W_hz))
         R = tl.sigmoid(A_r + dot(H, W_hr))
-        H_tilde = 2 * tl.sigmoid(2 * (A + dot(R * H, W_h))) - 1  # tanh
+        H_tilde = 2 * tl.sigmoid(2 * (A + dot(R * H, W_hh))) - 1  # tanh
         H = Z * H + (1 - Z) * H_tilde
         tl.store(gates + here * 2 * n + j, Z, unit)
         tl.store(gates + here * 2 * n + n + j, R, unit)
@@ -71,17 +73,18 @@ def forward_kernel(X, states, gates, candidates, W_xg, W_hg, W_xh, W_hh, W_y, b_
         A_z, A_r, A = next_z, next_r, next_h
 
 
-@triton.jit(do_not_specialize=["T", "total", "B"])
-def backward_kernel(dX, dH_0, dstates, states, gates, candidates, all_dA_g, all_dA, W_xg, W_hgT, W_xh, W_hhT, W_y, T,
+@triton.jit(do_not_specialize=SIZES)
+def backward_kernel(dX, dH_0, dstates, states, gates, candidates, all_dA_g, all_dA, W_gT, W_hT, W_y, T,
                     total, B, n, I, RESIDUAL: constexpr, FUTURE: constexpr, N: constexpr, IN: constexpr):  # fmt: skip
     b, B = tl.program_id(0).to(tl.int64), B.to(tl.int64)
     j, c = tl.arange(0, N), tl.arange(0, IN)
     unit, given = j < n, c < I
-    W_hzT, W_hrT = matrix(W_hgT, n, n, n, 1, N, N), matrix(W_hgT + n * n, n, n, n, 1, N, N)
-    W_hT, dH = matrix(W_hhT, n, n, n, 1, N, N), tl.zeros([N], W_hgT.dtype.element_ty)
+    length = I + 1 + n  # of a row of W_gT and W_hT
+    W_hzT, W_hrT = matrix(W_gT + I + 1, n, n, length, N, N), matrix(W_gT + n * length + I + 1, n, n, length, N, N)
+    W_hhT, dH = matrix(W_hT + I + 1, n, n, length, N, N), tl.zeros([N], W_hT.dtype.element_ty)
     if FUTURE:
-        W_xzT, W_xrT = matrix(W_xg, n, I, 1, 2 * n, N, IN), matrix(W_xg + n, n, I, 1, 2 * n, N, IN)
-        W_xT, W_out = matrix(W_xh, n, I, 1, n, N, IN), matrix(W_y, I, n, n, 1, IN, N)
+        W_xzT, W_xrT = matrix(W_gT, n, I, length, N, IN), matrix(W_gT + n * length, n, I, length, N, IN)
+        W_xhT, W_out = matrix(W_hT, n, I, length, N, IN), matrix(W_y, I, n, n, IN, N)
         dX_t = tl.zeros([IN], W_y.dtype.element_ty)
     last = (total - 1) * B + b
     Z, R, H_tilde = load(gates, candidates, last, n, j, unit)
@@ -93,14 +96,14 @@ def backward_kernel(dX, dH_0, dstates, states, gates, candidates, all_dA_g, all_
         dH += dstate  # now it is dH_new: from later steps, and from this state's own readout
         dA_z = dH * (H - H_tilde) * Z * (1 - Z)
         dA = dH * (1 - Z) * (1 - H_tilde * H_tilde)
-        dRH = dot(dA, W_hT)
+        dRH = dot(dA, W_hhT)
         dA_r = dRH * H * R * (1 - R)
         dH = dH * Z + dRH * R + dot(dA_z, W_hzT) + dot(dA_r, W_hrT)
         tl.store(all_dA_g + here * 2 * n + j, dA_z, unit)
         tl.store(all_dA_g + here * 2 * n + n + j, dA_r, unit)
         tl.store(all_dA + here * n + j, dA, unit)
         if FUTURE and t >= T:  # the input of this step was the readout of the step before, whose state is H
-            dX_own = tl.load(dX + here * I + c, given, 0.0) + dot(dA_z, W_xzT) + dot(dA_r, W_xrT) + dot(dA, W_xT)
+            dX_own = tl.load(dX + here * I + c, given, 0.0) + dot(dA_z, W_xzT) + dot(dA_r, W_xrT) + dot(dA, W_xhT)
             dX_t = dX_own + dX_t if RESIDUAL else dX_own
             tl.store(dX + here * I + c, dX_t, given)
             dH += tl.where(H > 0, dot(dX_t, W_out), 0.0)
@@ -118,14 +121,15 @@ def launch(kernel, tensors, T, residual, shape, I):
         kernel[(B,)](*tensors, *sizes, num_warps={16: 1, 32: 1, 64: 2, 128: 8}[N])  # the fastest, by trial
 
 
-def loop_forward(_, T, residual, X, states, gates, candidates, *weights):
+def loop_forward(_, T, residual, X, states, gates, candidates, W_g, W_h, W_y, b_y):
     """Do what loop_forward of models.py does, for all steps at once; loop_backward likewise."""
-    launch(forward_kernel, (X, states, gates, candidates, *weights), T, residual, candidates.shape, X.shape[2] - 1)
+    tensors = X, states, gates, candidates, W_g, W_h, W_y.t().contiguous(), b_y
+    launch(forward_kernel, tensors, T, residual, candidates.shape, X.shape[2] - 1)
 
 
-def loop_backward(_, T, residual, dX, dH, dstates, states, gates, candidates, W_xg, W_hg, W_xh, W_hh, W_y):
+def loop_backward(_, T, residual, dX, dH, dstates, states, gates, candidates, W_g, W_h, W_y):
     dA_g, dA = torch.empty_like(gates), torch.empty_like(candidates)
-    W_hgT, W_hhT = W_hg.t().contiguous(), W_hh.t().contiguous()  # then a thread sums up whole columns, with no other
-    tensors = dX, dH, dstates.contiguous(), states, gates, candidates, dA_g, dA, W_xg, W_hgT, W_xh, W_hhT, W_y
+    transposed = W_g.t().contiguous(), W_h.t().contiguous()
+    tensors = dX, dH, dstates.contiguous(), states, gates, candidates, dA_g, dA, *transposed, W_y
     launch(backward_kernel, tensors, T, residual, candidates.shape, dX.shape[2])
     return dA_g, dA

@@ -168,20 +168,21 @@ class Recurrence(torch.autograd.Function):
     def forward(ctx, inputs, H, future, residual, keep, *weights):
         """Return the states (T + future, B, n) and the inputs that the network made for itself (future, B, I)."""
         W_xz, W_hz, b_z, W_xr, W_hr, b_r, W_xh, W_hh, b_h, W_y, b_y = weights
-        (T, _, I), n, kept = inputs.shape, H.shape[1], []
+        (T, _, I), kept = inputs.shape, []
         W_z, W_r, W_h = torch.vstack([W_xz, b_z, W_hz, W_xr, b_r, W_hr, W_xh, b_h, W_hh]).chunk(3)
-        (W_xg, W_hg), (W_xh, W_hh) = (W.split([I + 1, n]) for W in (torch.hstack([W_z, W_r]), W_h))
+        W_g = torch.hstack([W_z, W_r])
         X = nn.functional.pad(inputs, (0, 1, 0, 0, 0, future), value=1.0)  # (T + future, B, I + 1)
         states = H.new_empty(T + future + 1, *H.shape)
         states[0] = H
         loop, _, blocks = loops(H, T + future)
         for block in blocks:
             # the inputs' part of A_g and A, one product each for all steps; the loop makes Z, R and H_tilde of them
-            gates, candidates = X[block] @ W_xg, X[block] @ W_xh
-            loop(block, T, residual, X, states, gates, candidates, W_xg, W_hg, W_xh, W_hh, W_y, b_y)
+            x = X[block]
+            gates, candidates = x @ W_g[: I + 1], x @ W_h[: I + 1]
+            loop(block, T, residual, X, states, gates, candidates, W_g, W_h, W_y, b_y)
             if keep:
                 kept += [candidates, gates]
-        ctx.save_for_backward(W_xg, W_hg, W_xh, W_hh, W_y, X, states, *kept)
+        ctx.save_for_backward(W_g, W_h, W_y, X, states, *kept)
         ctx.T, ctx.residual = T, residual
         return states[1:], X[T:, :, :-1]
 
@@ -189,14 +190,14 @@ class Recurrence(torch.autograd.Function):
     def backward(ctx, dstates, dgenerated):
         if torch.is_grad_enabled():  # create_graph=True: somebody wants the gradient of this gradient
             raise RuntimeError("GRU.forward has a first derivative only: use GRU.forward_by_steps")
-        W_xg, W_hg, W_xh, W_hh, W_y, X, states, *kept = ctx.saved_tensors
-        T, residual, (total, _, n), I = ctx.T, ctx.residual, dstates.shape, len(W_xg) - 1
+        W_g, W_h, W_y, X, states, *kept = ctx.saved_tensors
+        T, residual, (total, _, n), I = ctx.T, ctx.residual, dstates.shape, dgenerated.shape[2]
         dX, dH = nn.functional.pad(dgenerated, (0, 0, 0, 0, T, 0)), torch.zeros_like(states[0])  # (T + future, B, I)
-        dW_g, dW_h = W_hg.new_empty(I + 1 + n, 2 * n), W_hh.new_empty(I + 1 + n, n)
+        dW_g, dW_h = torch.empty_like(W_g), torch.empty_like(W_h)
         _, loop, blocks = loops(dH, total)
         for block in reversed(blocks):
             gates, candidates, H = kept.pop(), kept.pop(), states[block]
-            dA_g, dA = loop(block, T, residual, dX, dH, dstates, states, gates, candidates, W_xg, W_hg, W_xh, W_hh, W_y)
+            dA_g, dA = loop(block, T, residual, dX, dH, dstates, states, gates, candidates, W_g, W_h, W_y)
             # the weights: two products for all steps of the block, added to those of the blocks before
             XH, XRH = (torch.cat([X[block], Q], -1).flatten(0, 1) for Q in (H, gates[..., n:] * H))
             dA_g, dA, beta = dA_g.flatten(0, 1), dA.flatten(0, 1), int(block.stop < total)
@@ -204,7 +205,7 @@ class Recurrence(torch.autograd.Function):
             dW_h.addmm_(XRH.t(), dA, beta=beta)
             if ctx.needs_input_grad[0]:  # of the inputs that were given; the loop has done those that were generated
                 known = dX[block.start : min(block.stop, T)].flatten(0, 1)
-                known.addmm_(dA_g[: len(known)], W_xg[:-1].t()).addmm_(dA[: len(known)], W_xh[:-1].t())
+                known.addmm_(dA_g[: len(known)], W_g[:I].t()).addmm_(dA[: len(known)], W_h[:I].t())
         dW_y = db_y = None
         if total > T:  # the readout was part of the loop
             dY = dX[T:].flatten(0, 1)
@@ -231,9 +232,10 @@ def loops(H, num_steps):
 
 
 @torch.inference_mode()  # the gradient is ours to compute: autograd need not look at each operation
-def loop_forward(block, T, residual, X, states, gates, candidates, W_xg, W_hg, W_xh, W_hh, W_y, b_y):
+def loop_forward(block, T, residual, X, states, gates, candidates, W_g, W_h, W_y, b_y):
     """Go through the steps of `block`: fill in their states, and Z, R and H_tilde in place of the inputs' part."""
-    H, RH = states[block.start], torch.empty_like(states[0])
+    H, RH, n = states[block.start], torch.empty_like(states[0]), states.shape[2]
+    W_xg, W_hg, W_xh, W_hh = W_g[:-n], W_g[-n:], W_h[:-n], W_h[-n:]
     steps = zip(range(block.start, block.stop), gates, *gates.chunk(2, -1), candidates, states[1:][block])
     for t, A_g, Z, R, H_tilde, H_new in steps:
         if t >= T:  # from here on the network is fed with its own readout
@@ -247,13 +249,14 @@ def loop_forward(block, T, residual, X, states, gates, candidates, W_xg, W_hg, W
 
 
 @torch.inference_mode()
-def loop_backward(block, T, residual, dX, dH, dstates, states, gates, all_H_tilde, W_xg, W_hg, W_xh, W_hh, W_y):
+def loop_backward(block, T, residual, dX, dH, dstates, states, gates, all_H_tilde, W_g, W_h, W_y):
     """Go back through the steps of `block`; carry dH on, fill in dX from step T on, and return all dA_g and dA."""
     # each dA begins as its factor F, which is known beforehand; the loop multiplies it by the gradient that arrives
     (all_Z, all_R), all_H = gates.chunk(2, -1), states[block]
     all_dA_g = gates * (1 - gates) * torch.cat([all_H - all_H_tilde, all_H], -1)  # F_z and F_r
     all_dA = (1 - all_Z) * (1 - all_H_tilde * all_H_tilde)
-    W_xgT, W_hgT, W_xhT, W_hhT, dRH = W_xg[:-1].t(), W_hg.t(), W_xh[:-1].t(), W_hh.t(), torch.empty_like(dH)
+    dRH, I, n = torch.empty_like(dH), dX.shape[2], dH.shape[1]
+    W_xgT, W_hgT, W_xhT, W_hhT = W_g[:I].t(), W_g[-n:].t(), W_h[:I].t(), W_h[-n:].t()
     steps = zip(range(block.start, block.stop), dstates[block], all_Z, all_R, *all_dA_g.chunk(2, -1), all_dA_g, all_dA)
     for t, dstate, Z, R, dA_z, dA_r, dA_g, dA in reversed(list(steps)):
         dH += dstate  # now it is dH_new: from later steps, and from this state's own readout
