@@ -3,12 +3,12 @@
 Read `GRU.single_step` first: one line per equation. Source: Cho et al. (2014), https://arxiv.org/abs/1406.1078
 """
 
+import importlib.util
 import io
 import math
 import os
 import zipfile
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -66,8 +66,8 @@ class GRU(nn.Module):
         fit, and RuntimeError for second derivatives.
         """
         H = self._first_state(inputs, H, future)
-        settings = future, self.residual, torch.is_grad_enabled()
-        states, generated = Recurrence.apply(inputs, H, *settings, *self.parameters())
+        keep = torch.is_grad_enabled()
+        states, generated = Recurrence.apply(inputs, H, future, self.residual, keep, *self.parameters())
         if not self.per_timestep_readout:
             return states, self.readout(states[-1], None)
         return states, self.readout(states, torch.cat([inputs, generated]) if future else inputs)
@@ -154,7 +154,7 @@ class ResetAfterGRU(GRU):
 
 # ---- the recurrence over time, and its gradient by hand ----
 
-HAS_TRITON = find_spec("triton") is not None  # it comes with torch's CUDA build for Linux
+HAS_TRITON = importlib.util.find_spec("triton") is not None  # it comes with torch's CUDA build for Linux
 BLOCK = 2**16  # about how many numbers one gate has in a block of time steps: all of a block then fits into the cache
 
 
@@ -177,8 +177,7 @@ class Recurrence(torch.autograd.Function):
         loop, _, blocks = loops(H, T + future)
         for block in blocks:
             # the inputs' part of A_g and A, one product each for all steps; the loop makes Z, R and H_tilde of them
-            x = X[block]
-            gates, candidates = x @ W_g[: I + 1], x @ W_h[: I + 1]
+            gates, candidates = (X[block] @ W[: I + 1] for W in (W_g, W_h))
             loop(block, T, residual, X, states, gates, candidates, W_g, W_h, W_y, b_y)
             if keep:
                 kept += [candidates, gates]
@@ -210,8 +209,7 @@ class Recurrence(torch.autograd.Function):
         if total > T:  # the readout was part of the loop
             dY = dX[T:].flatten(0, 1)
             dW_y, db_y = dY.t() @ states[T:total].relu().flatten(0, 1), dY.sum(0)
-        by_gate = (*dW_g.chunk(2, 1), dW_h)
-        of_weights = [dQ for dW in by_gate for dQ in (dW[:I], dW[I + 1 :], dW[I])]  # in the order of the weights
+        of_weights = [dQ for dW in (*dW_g.chunk(2, 1), dW_h) for dQ in (dW[:I], dW[I + 1 :], dW[I])]
         return dX[:T], dH, None, None, None, *of_weights, dW_y, db_y
 
 
@@ -223,12 +221,10 @@ def kernel_runs_on(device):
 def loops(H, num_steps):
     """Return the loop forward, the loop back, and the slices of the time steps that they take one after another."""
     if kernel_runs_on(H.device) and H.shape[1] <= 128 and H.dtype in (torch.float32, torch.float64):
-        import kernels  # only here, as Triton takes its time
-
+        kernels = importlib.import_module("kernels")  # only now, as Triton takes its time
         return kernels.loop_forward, kernels.loop_backward, [slice(num_steps)]
     length = max(1, BLOCK // H.numel())
-    blocks = [slice(start, min(start + length, num_steps)) for start in range(0, num_steps, length)]
-    return loop_forward, loop_backward, blocks
+    return loop_forward, loop_backward, [slice(t, min(t + length, num_steps)) for t in range(0, num_steps, length)]
 
 
 @torch.inference_mode()  # the gradient is ours to compute: autograd need not look at each operation
