@@ -5,8 +5,8 @@ A neuron's membrane voltage V spikes because V excites itself (fast) while a rec
     dV/dt = V - V³/3 - W + I
     dW/dt = ε (V + a - b W)
 
-FitzHugh (1961) and Nagumo et al. (1962) distilled these two equations from the four of Hodgkin and Huxley (1952).
-V, W and time have no units: neither millivolts nor milliseconds. See http://www.scholarpedia.org/article/FitzHugh-Nagumo_model
+V, W and time have no units: neither millivolts nor milliseconds. Source: FitzHugh (1961), Nagumo et al. (1962), and
+http://www.scholarpedia.org/article/FitzHugh-Nagumo_model
 """
 
 import functools
@@ -52,8 +52,8 @@ def simulate(v0, w0, t, I=0.5, a=0.7, b=0.8, eps=1 / 50):
     # One stacked system: every step serves all N neurons. The solver keeps the root mean square of the errors within
     # its tolerance, so one neuron among many may err more than that, and samples between steps are interpolated:
     # 1e-10 leaves ample room for both.
-    tolerance = {"rtol": 1e-10, "atol": 1e-10}
-    solution = solve_ivp(derivative, (t[0], t[-1]), np.concatenate([v0, w0]), "DOP853", t_eval=t, **tolerance)
+    start = np.concatenate([v0, w0])
+    solution = solve_ivp(derivative, (t[0], t[-1]), start, "DOP853", t_eval=t, rtol=1e-10, atol=1e-10)
     if not solution.success:
         raise ValueError(f"I = {I}, a = {a}, b = {b}, eps = {eps}: {solution.message}")
     V, W = solution.y.reshape(2, len(v0), len(t))
@@ -67,20 +67,19 @@ class Traces(TensorDataset):
 
     data_x: (N, T, 1) float32, all samples of V but the last
     data_y: (N, T, 1) float32, V one sample later
-
     Raises ValueError if V has another shape, or a number is not finite.
     """
 
     def __init__(self, V, dt):
-        if isinstance(V, list) and len({len(trace) for trace in V}) > 1:
+        if isinstance(V, list) and len({len(sweep) for sweep in V}) > 1:
             raise ValueError(f"V is a list of {len(V)} sweeps of unequal length: cut them to one length, (T + 1, N)")
         V = np.asarray(V, dtype=np.float64)
         if V.ndim != 2 or len(V) < 2:
             raise ValueError(f"V has shape {V.shape}: expected (T + 1, N), time first, at least two samples")
-        if not np.isfinite(V).all():
-            t, trace = np.argwhere(~np.isfinite(V))[0]
-            found = f"{np.count_nonzero(~np.isfinite(V)):,} of {V.size:,} values are not finite"
-            raise ValueError(f"V: {found}, the first is V[{t}, {trace}] = {V[t, trace]}: cut them out or interpolate")
+        wrong = np.argwhere(~np.isfinite(V))
+        if len(wrong):
+            found = f"{len(wrong):,} of {V.size:,} values are not finite, the first is V[{wrong[0, 0]}, {wrong[0, 1]}]"
+            raise ValueError(f"{found}: cut them out or interpolate")
         self.data_x, self.data_y, self.dt = _to_tensor(V[:-1]), _to_tensor(V[1:]), dt
         super().__init__(self.data_x, self.data_y)  # what an index gives: one trace and its targets
 
@@ -91,7 +90,6 @@ class FitzhughNagumo(Traces):
     Each neuron starts anywhere in the plane: V(0) uniform in [-3, 3), W(0) in [-1.5, 2.5), well beyond the limit cycle.
     anywhere=False: V(0) in [-1, 1) and W(0) = 0, as in the original tutorial; then nearly all traces follow one path.
     dt is duration / T. Equal seeds give equal data.
-
     data_w: (N, T, 1) float32, the recovery variable at the times of data_x; never shown to the network
     """
 
@@ -121,7 +119,6 @@ class FitzhughNagumoClassification(TensorDataset):
     random_phase: start anywhere on the limit cycle instead.
     match_period: slow every class down to the longest period: only the waveform tells them apart then.
     Equal seeds give equal data.
-
     data: (2N, T, 1) float32, first all of class A, then all of class B
     labels: (2N,) int64
     """

@@ -19,8 +19,8 @@ from torch.nn.functional import mse_loss
 
 from datasets import FitzhughNagumo, period, upward_crossings
 from models import GRU, load_checkpoint
-from pictures import draw_gates, draw_phase_portrait, plot_free_run, plot_growing_trace
-from plumbing import FlagParser, count, follow, live_window, positive, run, save_figure, save_gif, set_up, write_metrics
+from pictures import draw_gates, draw_phase_portrait, live_window, plot_free_run, plot_growing_trace
+from plumbing import FlagParser, count, follow, positive, run, save_figure, save_gif, set_up, write_metrics
 
 STEM = "gru_autoregression"
 SHIPPED = Path(__file__).with_name("checkpoints") / "autoregressiveGRU.pth"
@@ -61,9 +61,6 @@ train_flag("--free_lr", type=positive, default=5e-4, help="stage 2: learning rat
 train_flag("--max_grad_norm", type=positive, default=0.1, help="gradients are clipped to this norm")
 
 
-# ---- training ----
-
-
 def train_model(model, dataset, valid_set, args):
     """Train in two stages; after every epoch yield its mean loss, and how the network runs freely through `valid_set`.
 
@@ -76,7 +73,7 @@ def train_model(model, dataset, valid_set, args):
     "score" marks what the best epoch is to be chosen by: the error of the period, once the horizon is full.
     """
     optimizer = torch.optim.Adam(model.parameters(), lr=args.init_lr)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, args.num_epochs_one_step))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.num_epochs_one_step)
     for _ in range(args.num_epochs_one_step):
         loss = next_step_epoch(model, dataset, optimizer, args)
         schedule.step()
@@ -165,8 +162,6 @@ def validate(model, valid_set, args):
     }
 
 
-# ---- generation and its evaluation ----
-
 NOISES = (0.1, 0.2, 0.4)  # standard deviations on the warm-up
 
 
@@ -232,15 +227,14 @@ def judge(dataset, generated, warm_up):
 
 
 def evaluate_model(model, dataset, original, generated, warm_up):
-    """Judge the free run through `dataset`, from the original's starts, after noisy warm-ups; and the next step."""
+    """Judge the free run through `dataset`, from the original's starts, and after noisy warm-ups."""
     metrics = judge(dataset, generated, warm_up)
     from_original, _ = run_freely(model, original.data_x, warm_up)
     metrics |= {f"original_{name}": value for name, value in judge(original, from_original, warm_up).items()}
     for noise in NOISES:
         noisy, _ = run_freely(model, dataset.data_x + noise * torch.randn_like(dataset.data_x), warm_up)
         metrics[f"share_in_phase_noise_{noise}"] = judge(dataset, noisy, warm_up)["share_in_phase"]
-    metrics["test_mse"] = mse_loss(model.predict(dataset.data_x), dataset.data_y).item()
-    return metrics | {"persistence_mse": mse_loss(dataset.data_x, dataset.data_y).item()}
+    return metrics
 
 
 def fit_recovery(states, w, warm_up):
@@ -270,9 +264,6 @@ def gates(model, x, states):
     Z = torch.sigmoid(X @ model.W_xz + H @ model.W_hz + model.b_z)
     R = torch.sigmoid(X @ model.W_xr + H @ model.W_hr + model.b_r)
     return Z.cpu(), R.cpu()
-
-
-# ---- the script ----
 
 
 def draw_pictures(args, model, dataset, generated, states, recovery):
@@ -306,21 +297,20 @@ def print_table(metrics, dt):
         print(f"{f'the same, noise of {noise} on the warm-up':42}{metrics[f'share_in_phase_noise_{noise}']:16.2f}")
     print("\nW read out linearly, R²: of the state", f"{metrics['w_r2']:.5f}", end="")
     print(f", untrained {metrics['w_r2_untrained']:.5f}, of two samples of V {metrics['w_r2_two_samples']:.5f}")
-    print(f"next step: MSE of the network {metrics['test_mse']:.1e}, of copying {metrics['persistence_mse']:.1e}")
 
 
-def load_model(path, device, dt):
+def load_model(args, dt):
     """Load a GRU that takes and predicts one voltage."""
     try:
-        model = load_checkpoint(path, device).float()
+        model = load_checkpoint(args.checkpoint, args.device).float()
     except ValueError as error:
         parser.error(f"{error}; give another --checkpoint, or train one with --retrain")
     if (model.num_inputs, model.num_outputs, model.per_timestep_readout) != (1, 1, True):
-        parser.error(f"checkpoint {path}: expected a network that predicts the next voltage")
-    print(f"{path.name}: a trained network of {model.num_hiddens} hidden units")
+        parser.error(f"checkpoint {args.checkpoint}: expected a network that predicts the next voltage")
+    print(f"{args.checkpoint.name}: a trained network of {model.num_hiddens} hidden units")
     if model.info.get("dt", dt) != dt:
         print(f"note: the network was trained at dt = {model.info['dt']}, the data has dt = {dt:g}")
-    return model
+    return model, {"interrupted": False}
 
 
 def check_flags(args):
@@ -357,14 +347,10 @@ def main(argv=None):
     dt = args.duration / args.num_samples
 
     def dataset(offset, num, num_samples, anywhere=True):  # no two offsets or seeds share a trajectory
-        return FitzhughNagumo(
-            num, num_samples, duration=num_samples * dt, seed=4 * args.seed + offset, anywhere=anywhere
-        )
+        settings = {"duration": num_samples * dt, "seed": 4 * args.seed + offset, "anywhere": anywhere}
+        return FitzhughNagumo(num, num_samples, **settings)
 
-    if args.retrain or args.untrained:
-        model, training = make_model(args, dataset, dt)
-    else:
-        model, training = load_model(args.checkpoint, args.device, dt), {"interrupted": False}
+    model, training = make_model(args, dataset, dt) if args.retrain or args.untrained else load_model(args, dt)
     num_samples = args.warm_up + round(args.test_duration / dt)
     test_set, original = dataset(2, args.num_test, num_samples), dataset(3, args.num_test, num_samples, anywhere=False)
     generated, states = run_freely(model, test_set.data_x, args.warm_up)

@@ -23,12 +23,12 @@ from torch.utils.data import DataLoader
 
 from datasets import FitzhughNagumoClassification, crosses_upwards, period, simulate
 from models import GRU
-from pictures import draw_accuracy, draw_confusion, draw_samples, plot_arriving, plot_history
-from plumbing import FlagParser, count, follow, live_window, positive, run, save_figure, save_gif, set_up, write_metrics
+from pictures import draw_accuracy, draw_confusion, draw_samples, live_window, plot_arriving, plot_history
+from plumbing import FlagParser, count, follow, positive, run, save_figure, save_gif, set_up, write_metrics
 
 STEM = "gru_classification_scratch"
 CLASSES = list(FitzhughNagumoClassification.CLASSES)
-# the defaults below are those of the hard task; here is where the original one differs
+# the defaults below are those of the hard task; these are those of the original one
 ORIGINAL = {"duration": 400.0, "noise_std": 0.0, "random_phase": False, "match_period": False}
 ORIGINAL |= {"num_test": 512, "test_factor": 2, "memory": 250, "loss_from": 0.5}
 ORIGINAL |= {"batch_size": 64, "init_lr": 2e-2, "max_grad_norm": 0.2, "num_epochs": 6}
@@ -73,7 +73,7 @@ def lengthen_memory(model, longest):
 
 
 def train_model(model, dataset, view, args):
-    """Train on traces whose windows and noise are drawn anew for every epoch; yield its mean loss and accuracy.
+    """Train on traces whose windows and noise are drawn again for every epoch; yield its mean loss and accuracy.
 
     view: a few traces that are not trained on; "view_loss" is their cross-entropy at the last step.
     """
@@ -97,8 +97,7 @@ def train_epoch(model, batches, optimizer, schedule, args):
     for x, labels in batches:  # (B, T, 1), (B,)
         labels = labels.to(model.device)
         _, logits = model(x.transpose(0, 1).to(model.device))  # (T, B, number of classes)
-        first = min(int(args.loss_from * len(logits)), len(logits) - 1)
-        asked = logits[first:]
+        asked = logits[min(int(args.loss_from * len(logits)), len(logits) - 1) :]
         loss = cross_entropy(asked.flatten(0, 1), labels.repeat(len(asked)))
         optimizer.zero_grad()
         loss.backward()
@@ -132,9 +131,6 @@ def fit_baselines(dataset):
     for features, classifier in baselines.values():
         classifier.fit(features(dataset.data), dataset.labels.numpy())
     return baselines
-
-
-# ---- the ceiling: what can be known at all ----
 
 
 def clean_windows(dataset, num_phases=1000):
@@ -189,9 +185,6 @@ def evaluate_model(probabilities, baselines, data, labels, ideal=None):
         metrics[f"{name}_accuracy"] = float(np.mean(classifier.predict(features(data)) == labels.numpy()))
     matrix = confusion_matrix(labels, probabilities[:, -1].argmax(-1), labels=range(len(CLASSES)))
     return metrics | {"confusion_matrix": matrix.tolist()}
-
-
-# ---- the script ----
 
 
 def draw_pictures(out_dir, test_set, probabilities, ideal, metrics):

@@ -1,7 +1,6 @@
 """Task 1: a GRU learns to predict a neuron's next voltage from all it has seen so far.
 
     python gru_regression_scratch.py
-    python gru_regression_scratch.py --n_hidden 16 --num_epochs 10
 
 You should see the loss fall several thousandfold, then a table of test errors. At the dt of training the GRU beats
 copying the last value, a linear rule, a cubic polynomial and untrained networks like itself; a quintic polynomial is
@@ -22,8 +21,8 @@ from torch.utils.data import DataLoader
 
 from datasets import FitzhughNagumo
 from models import GRU
-from pictures import draw_gradients, draw_neuron, plot_fit
-from plumbing import FlagParser, count, follow, live_window, positive, run, save_figure, save_gif, set_up, write_metrics
+from pictures import draw_gradients, draw_neuron, live_window, plot_fit
+from plumbing import FlagParser, count, follow, positive, run, save_figure, save_gif, set_up, write_metrics
 
 STEM = "gru_regression_scratch"
 
@@ -98,14 +97,13 @@ def gradient_through_time(model, dataset, num_steps=200):
     """Measure how far back one prediction's error reaches: ‖dL/dH‖ at 0, 1, ... num_steps - 1 steps before it.
 
     Returns a list: the root mean square over trajectories, divided by its value at 0 steps. Each trajectory contributes
-    one prediction, at a time of its own, because the reach depends on how long ago the last spike was. Where the traces
-    are shorter than num_steps, so is the list.
+    one prediction, at a time of its own, because the reach depends on how long ago the last spike was.
     """
     x, y = (data.transpose(0, 1).to(model.device) for data in (dataset.data_x, dataset.data_y))  # (T, N, 1)
     num_steps, each = min(num_steps, len(x) - 1), torch.arange(x.shape[1])
     first = torch.linspace(1, len(x) - num_steps, x.shape[1]).long()  # where each trajectory's steps begin
     with torch.no_grad():
-        H = model(x)[0][first - 1, each]
+        H = model(x)[0][first - 1, each]  # of each trajectory, just before its own first step
     states = []
     for t in range(num_steps):
         H = model(x[None, first + t, each], H)[0][-1]
@@ -115,9 +113,6 @@ def gradient_through_time(model, dataset, num_steps=200):
     gradients = torch.stack(torch.autograd.grad(loss, states))  # (num_steps, N, num_hiddens)
     sizes = gradients.double().square().sum(-1).mean(-1).sqrt().flip(0)
     return (sizes / sizes[0].clamp(min=1e-300)).tolist()
-
-
-# ---- what the GRU is measured against ----
 
 
 def last_four(x):
@@ -143,7 +138,7 @@ def fit_baselines(dataset):
         "quintic": (voltage_and_change, polynomial(5)),
     }
     for features, regression in baselines.values():
-        regression.fit(np.concatenate(features(x)[:, SKIP:]), y[:, SKIP:].ravel())
+        regression.fit(np.concatenate(features(x)[:, SKIP:]), y[:, SKIP:].ravel())  # (N, T, k) to (N * T, k)
     return baselines
 
 
@@ -156,10 +151,7 @@ def fit_untrained(model, dataset, widths):
 
 
 def evaluate_model(networks, baselines, dataset):
-    """Mean squared error of the next voltage for networks and baselines, all scored on the very same samples.
-
-    "..._mse" is over all samples after the first SKIP, "..._from_tenth_mse" begins with the tenth.
-    """
+    """Mean squared error of the next voltage, after the first SKIP samples and from the tenth on."""
     x, y = (data.double().squeeze(-1).numpy() for data in (dataset.data_x, dataset.data_y))
     predictions = {name: network.predict(dataset.data_x).squeeze(-1).double() for name, network in networks.items()}
     predictions["persistence"] = x
@@ -171,9 +163,6 @@ def evaluate_model(networks, baselines, dataset):
         metrics[f"{name}_mse"] = float(error[:, SKIP:].mean())
         metrics[f"{name}_from_tenth_mse"] = float(error[:, 9:].mean())
     return metrics
-
-
-# ---- the script ----
 
 
 def print_table(metrics, untrained, dt):
@@ -189,13 +178,10 @@ def print_table(metrics, untrained, dt):
 
 def make_data(args):
     """Traces to train on, one to look at, others to test on, and the same ones sampled twice as finely."""
-
-    def dataset(offset, num, factor=1, rate=1):  # no two offsets or seeds share a trajectory
+    sizes = (0, args.num_train, 1, 1), (1, 1, 1, 1), (2, args.num_test, 2, 1), (2, args.num_test, 2, 2)
+    for offset, num, factor, rate in sizes:  # no two offsets or seeds share a trajectory
         settings = {"duration": factor * args.duration, "seed": 4 * args.seed + offset, "anywhere": args.anywhere}
-        return FitzhughNagumo(num, factor * rate * args.num_samples, **settings)
-
-    test_sets = dataset(2, args.num_test, factor=2), dataset(2, args.num_test, factor=2, rate=2)
-    return dataset(0, args.num_train), dataset(1, 1), *test_sets
+        yield FitzhughNagumo(num, factor * rate * args.num_samples, **settings)
 
 
 def main(argv=None):
@@ -207,9 +193,9 @@ def main(argv=None):
     model = GRU(num_inputs=1, num_hiddens=args.n_hidden, num_outputs=1, residual=True).to(args.device)
     before = gradient_through_time(model, test_set)
     training = train_model(model, train_set, view, args)  # a generator: nothing has run yet
-    window = live_window(plot_fit, view, FREE_FROM) if args.train_visualization else None
+    live = live_window(plot_fit, view, FREE_FROM) if args.train_visualization else None
     path = args.out_dir / f"{STEM}.pth"
-    history, interrupted = follow(training, args.num_epochs, model, path, window, task="regression", dt=train_set.dt)
+    history, interrupted = follow(training, args.num_epochs, model, path, live, task="regression", dt=train_set.dt)
 
     baselines, untrained = fit_baselines(train_set), fit_untrained(model, train_set, (args.n_hidden, 4 * args.n_hidden))
     metrics = evaluate_model({"test": model} | untrained, baselines, test_set)
@@ -219,8 +205,7 @@ def main(argv=None):
     after = gradient_through_time(model, test_set)
     back = min(args.window, len(after) - 1)
     metrics |= {"gradient_before_training": before[back], "gradient_after_training": after[back]}
-    print(f"\ndL/dH {back} steps back, relative to the last step: ", end="")
-    print(f"{before[back]:.0e} before training, {after[back]:.0e} after")
+    print(f"\n|dL/dH|, {back} steps back over last: {before[back]:.0e} before training, {after[back]:.0e} after it")
     if args.train_visualization:
         frames = [history[:epoch] for epoch in np.unique(np.linspace(1, len(history), 45, dtype=int))]
         save_figure(args.out_dir / "neuron.png", draw_neuron, view)

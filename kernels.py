@@ -34,13 +34,13 @@ def matrix(W, rows, cols, length, ROWS: constexpr, COLS: constexpr):  # a row be
 
 
 @triton.jit
-def load(gates, candidates, place, n, j, unit):  # what Z, R and H_tilde are, or will be, at one step of one sequence
-    gates, candidates = gates + place * 2 * n + j, candidates + place * n + j
-    return tl.load(gates, unit, 0.0), tl.load(gates + n, unit, 0.0), tl.load(candidates, unit, 0.0)
+def load(gates, all_H_tilde, place, n, j, unit):  # what Z, R and H_tilde are, or will be, at one step of one sequence
+    gates, all_H_tilde = gates + place * 2 * n + j, all_H_tilde + place * n + j
+    return tl.load(gates, unit, 0.0), tl.load(gates + n, unit, 0.0), tl.load(all_H_tilde, unit, 0.0)
 
 
 @triton.jit(do_not_specialize=SIZES)
-def forward_kernel(X, states, gates, candidates, W_g, W_h, W_yT, b_y, T, total, B, n, I,
+def forward_kernel(X, states, gates, all_H_tilde, W_g, W_h, W_yT, b_y, T, total, B, n, I,
                    RESIDUAL: constexpr, FUTURE: constexpr, N: constexpr, IN: constexpr):  # fmt: skip
     b, B = tl.program_id(0).to(tl.int64), B.to(tl.int64)  # 64 bits: a tensor may have more than 2^31 numbers
     j, c = tl.arange(0, N), tl.arange(0, IN)  # the units; the inputs, and the 1 at their end
@@ -53,10 +53,10 @@ def forward_kernel(X, states, gates, candidates, W_g, W_h, W_yT, b_y, T, total, 
         W_xh, W_out = matrix(W_h, I + 1, n, n, IN, N), matrix(W_yT, n, I, I, N, IN)
         bias, X_t = tl.load(b_y + c, c < I, 0.0), tl.load(X + ((T - 1) * B + b) * (I + 1) + c, given, 0.0)
     H = tl.load(states + b * n + j, unit, 0.0)
-    A_z, A_r, A = load(gates, candidates, b, n, j, unit)  # the inputs' part
+    A_z, A_r, A = load(gates, all_H_tilde, b, n, j, unit)  # the inputs' part
     for t in range(total):
         here, ahead = t * B + b, tl.minimum(t + 1, total - 1) * B + b
-        next_z, next_r, next_h = load(gates, candidates, ahead, n, j, unit)  # asked for now, as it takes about a step
+        next_z, next_r, next_h = load(gates, all_H_tilde, ahead, n, j, unit)  # asked for now, as it takes about a step
         if FUTURE and t >= T:  # from here on the network is fed with its own readout
             Y = dot(tl.maximum(H, 0.0), W_out) + bias
             X_t = tl.where(c < I, X_t + Y if RESIDUAL else Y, X_t)
@@ -68,13 +68,13 @@ def forward_kernel(X, states, gates, candidates, W_g, W_h, W_yT, b_y, T, total, 
         H = Z * H + (1 - Z) * H_tilde
         tl.store(gates + here * 2 * n + j, Z, unit)
         tl.store(gates + here * 2 * n + n + j, R, unit)
-        tl.store(candidates + here * n + j, H_tilde, unit)
+        tl.store(all_H_tilde + here * n + j, H_tilde, unit)
         tl.store(states + (here + B) * n + j, H, unit)
         A_z, A_r, A = next_z, next_r, next_h
 
 
 @triton.jit(do_not_specialize=SIZES)
-def backward_kernel(dX, dH_0, dstates, states, gates, candidates, all_dA_g, all_dA, W_gT, W_hT, W_y, T,
+def backward_kernel(dX, dH_0, dstates, states, gates, all_H_tilde, all_dA_g, all_dA, W_gT, W_hT, W_y, T,
                     total, B, n, I, RESIDUAL: constexpr, FUTURE: constexpr, N: constexpr, IN: constexpr):  # fmt: skip
     b, B = tl.program_id(0).to(tl.int64), B.to(tl.int64)
     j, c = tl.arange(0, N), tl.arange(0, IN)
@@ -87,11 +87,11 @@ def backward_kernel(dX, dH_0, dstates, states, gates, candidates, all_dA_g, all_
         W_xhT, W_out = matrix(W_hT, n, I, length, N, IN), matrix(W_y, I, n, n, IN, N)
         dX_t = tl.zeros([IN], W_y.dtype.element_ty)
     last = (total - 1) * B + b
-    Z, R, H_tilde = load(gates, candidates, last, n, j, unit)
+    Z, R, H_tilde = load(gates, all_H_tilde, last, n, j, unit)
     H, dstate = tl.load(states + last * n + j, unit, 0.0), tl.load(dstates + last * n + j, unit, 0.0)
     for t in range(total - 1, -1, -1):
         here, ahead = t * B + b, tl.maximum(t - 1, 0) * B + b  # ahead is where the loop goes next: back
-        next_Z, next_R, next_H_tilde = load(gates, candidates, ahead, n, j, unit)
+        next_Z, next_R, next_H_tilde = load(gates, all_H_tilde, ahead, n, j, unit)
         next_H, next_dstate = tl.load(states + ahead * n + j, unit, 0.0), tl.load(dstates + ahead * n + j, unit, 0.0)
         dH += dstate  # now it is dH_new: from later steps, and from this state's own readout
         dA_z = dH * (H - H_tilde) * Z * (1 - Z)
@@ -121,15 +121,15 @@ def launch(kernel, tensors, T, residual, shape, I):
         kernel[(B,)](*tensors, *sizes, num_warps={16: 1, 32: 1, 64: 2, 128: 8}[N])  # the fastest, by trial
 
 
-def loop_forward(_, T, residual, X, states, gates, candidates, W_g, W_h, W_y, b_y):
+def loop_forward(_, T, residual, X, states, gates, all_H_tilde, W_g, W_h, W_y, b_y):
     """Do what loop_forward of models.py does, for all steps at once; loop_backward likewise."""
-    tensors = X, states, gates, candidates, W_g, W_h, W_y.t().contiguous(), b_y
-    launch(forward_kernel, tensors, T, residual, candidates.shape, X.shape[2] - 1)
+    tensors = X, states, gates, all_H_tilde, W_g, W_h, W_y.t().contiguous(), b_y
+    launch(forward_kernel, tensors, T, residual, all_H_tilde.shape, X.shape[2] - 1)
 
 
-def loop_backward(_, T, residual, dX, dH, dstates, states, gates, candidates, W_g, W_h, W_y):
-    dA_g, dA = torch.empty_like(gates), torch.empty_like(candidates)
+def loop_backward(_, T, residual, dX, dH, dstates, states, gates, all_H_tilde, W_g, W_h, W_y):
+    dA_g, dA = torch.empty_like(gates), torch.empty_like(all_H_tilde)
     transposed = W_g.t().contiguous(), W_h.t().contiguous()
-    tensors = dX, dH, dstates.contiguous(), states, gates, candidates, dA_g, dA, *transposed, W_y
-    launch(backward_kernel, tensors, T, residual, candidates.shape, dX.shape[2])
+    tensors = dX, dH, dstates.contiguous(), states, gates, all_H_tilde, dA_g, dA, *transposed, W_y
+    launch(backward_kernel, tensors, T, residual, all_H_tilde.shape, dX.shape[2])
     return dA_g, dA

@@ -33,7 +33,7 @@ class GRU(nn.Module):
         self.per_timestep_readout, self.residual = per_timestep_readout, residual
         self.info = {}  # what a checkpoint says beside the weights
 
-        # uniform, as in nn.GRU: the size of the recurrent products does not depend on num_hiddens then
+        # uniform, as in nn.GRU: with this bound H @ W_hz is about as large for any number of units
         I, n, bound = num_inputs, num_hiddens, 1 / math.sqrt(num_hiddens)
 
         def weight(*shape):
@@ -65,8 +65,8 @@ class GRU(nn.Module):
         per_timestep_readout=False, the last readout alone, (B, num_outputs). Raises ValueError for shapes that do not
         fit, and RuntimeError for second derivatives.
         """
-        H = self._first_state(inputs, H, future)
-        keep = torch.is_grad_enabled()
+        H = self._checked_state(inputs, H, future)
+        keep = torch.is_grad_enabled()  # asked here, because inside `apply` it is always False
         states, generated = Recurrence.apply(inputs, H, future, self.residual, keep, *self.parameters())
         if not self.per_timestep_readout:
             return states, self.readout(states[-1], None)
@@ -74,7 +74,7 @@ class GRU(nn.Module):
 
     def forward_by_steps(self, inputs, H=None, future=0):
         """Compute the same as `forward`, by `single_step` in a plain loop and autograd: slower, and the one to read."""
-        H = self._first_state(inputs, H, future)
+        H = self._checked_state(inputs, H, future)
         states, readouts = [], []
         for t in range(len(inputs) + future):
             X = inputs[t] if t < len(inputs) else readouts[-1]
@@ -83,11 +83,11 @@ class GRU(nn.Module):
             readouts.append(Y)
         return torch.stack(states), torch.stack(readouts) if self.per_timestep_readout else Y
 
-    def _first_state(self, inputs, H, future):
+    def _checked_state(self, inputs, H, future):
         if inputs.dim() != 3 or inputs.shape[2] != self.num_inputs or len(inputs) == 0:
             raise ValueError(f"inputs have shape {tuple(inputs.shape)}: expected (T, B, {self.num_inputs})")
         if future and (self.num_inputs != self.num_outputs or not self.per_timestep_readout or future < 0):
-            raise ValueError(f"future = {future}: expected 0, or a network whose readout can be its next input")
+            raise ValueError(f"future = {future}: expected 0 or more, of a network whose readout can be its next input")
         H = inputs.new_zeros(inputs.shape[1], self.num_hiddens) if H is None else H
         if H.shape != (inputs.shape[1], self.num_hiddens):
             raise ValueError(f"H has shape {tuple(H.shape)}: expected {(inputs.shape[1], self.num_hiddens)}")
@@ -95,7 +95,7 @@ class GRU(nn.Module):
 
     @torch.no_grad()
     def predict(self, x, future=0):
-        """Return the readouts for sequences (N, T, num_inputs), batch first as in a dataset, on the CPU."""
+        """Return the readouts, on the CPU, for sequences (N, T, num_inputs): batch first, as in a dataset."""
         readouts = self(x.transpose(0, 1).to(self.device), future=future)[1].cpu()
         return readouts.transpose(0, 1) if readouts.dim() == 3 else readouts
 
@@ -107,7 +107,7 @@ class GRU(nn.Module):
         ridge: a small number on the diagonal of the normal equations, which makes them solvable.
         """
         gram, moment = ridge * torch.eye(self.num_hiddens + 1, dtype=torch.float64, device=self.device), 0
-        parts = (data.transpose(0, 1).to(self.fc.weight).split(32, dim=1) for data in (x, y))  # to save memory
+        parts = (data.transpose(0, 1).to(self.fc.weight).split(32, 1) for data in (x, y))  # 32 sequences at a time
         for x_part, y_part in zip(*parts, strict=True):
             features = nn.functional.pad(self(x_part)[0].relu(), (0, 1), value=1.0)  # the last column is the bias's
             target = y_part - x_part[..., : self.num_outputs] if self.residual else y_part
@@ -146,7 +146,7 @@ class ResetAfterGRU(GRU):
         W_x, W_h, *biases = rnn.parameters()
         model.W_xr[:], model.W_xz[:], model.W_xh[:] = (W.t() for W in W_x.chunk(3))
         model.W_hr[:], model.W_hz[:], model.W_hh[:] = (W.t() for W in W_h.chunk(3))
-        b_x, b_h = biases or torch.zeros_like(W_x[:, :2]).t()
+        b_x, b_h = biases or W_x.new_zeros(2, len(W_x))  # bias=False
         model.b_r[:], model.b_z[:], _ = (b_x + b_h).chunk(3)  # in a gate only their sum counts
         model.b_h[:], model.b_hh[:] = b_x.chunk(3)[2], b_h.chunk(3)[2]
         return model
@@ -158,68 +158,13 @@ HAS_TRITON = importlib.util.find_spec("triton") is not None  # it comes with tor
 BLOCK = 2**16  # about how many numbers one gate has in a block of time steps: all of a block then fits into the cache
 
 
-class Recurrence(torch.autograd.Function):
-    """The loop of a GRU over time, with its gradient by hand: README.md derives it.
-
-    Each X ends in a 1, and the last rows of the W_x* are the biases. Gates lie side by side: A_g is [A_z, A_r].
-    """
-
-    @staticmethod
-    def forward(ctx, inputs, H, future, residual, keep, *weights):
-        """Return the states (T + future, B, n) and the inputs that the network made for itself (future, B, I)."""
-        W_xz, W_hz, b_z, W_xr, W_hr, b_r, W_xh, W_hh, b_h, W_y, b_y = weights
-        (T, _, I), kept = inputs.shape, []
-        W_z, W_r, W_h = torch.vstack([W_xz, b_z, W_hz, W_xr, b_r, W_hr, W_xh, b_h, W_hh]).chunk(3)
-        W_g = torch.hstack([W_z, W_r])
-        X = nn.functional.pad(inputs, (0, 1, 0, 0, 0, future), value=1.0)  # (T + future, B, I + 1)
-        states = H.new_empty(T + future + 1, *H.shape)
-        states[0] = H
-        loop, _, blocks = loops(H, T + future)
-        for block in blocks:
-            # the inputs' part of A_g and A, one product each for all steps; the loop makes Z, R and H_tilde of them
-            gates, candidates = (X[block] @ W[: I + 1] for W in (W_g, W_h))
-            loop(block, T, residual, X, states, gates, candidates, W_g, W_h, W_y, b_y)
-            if keep:
-                kept += [candidates, gates]
-        ctx.save_for_backward(W_g, W_h, W_y, X, states, *kept)
-        ctx.T, ctx.residual = T, residual
-        return states[1:], X[T:, :, :-1]
-
-    @staticmethod
-    def backward(ctx, dstates, dgenerated):
-        if torch.is_grad_enabled():  # create_graph=True: somebody wants the gradient of this gradient
-            raise RuntimeError("GRU.forward has a first derivative only: use GRU.forward_by_steps")
-        W_g, W_h, W_y, X, states, *kept = ctx.saved_tensors
-        T, residual, (total, _, n), I = ctx.T, ctx.residual, dstates.shape, dgenerated.shape[2]
-        dX, dH = nn.functional.pad(dgenerated, (0, 0, 0, 0, T, 0)), torch.zeros_like(states[0])  # (T + future, B, I)
-        dW_g, dW_h = torch.empty_like(W_g), torch.empty_like(W_h)
-        _, loop, blocks = loops(dH, total)
-        for block in reversed(blocks):
-            gates, candidates, H = kept.pop(), kept.pop(), states[block]
-            dA_g, dA = loop(block, T, residual, dX, dH, dstates, states, gates, candidates, W_g, W_h, W_y)
-            # the weights: two products for all steps of the block, added to those of the blocks before
-            XH, XRH = (torch.cat([X[block], Q], -1).flatten(0, 1) for Q in (H, gates[..., n:] * H))
-            dA_g, dA, beta = dA_g.flatten(0, 1), dA.flatten(0, 1), int(block.stop < total)
-            dW_g.addmm_(XH.t(), dA_g, beta=beta)
-            dW_h.addmm_(XRH.t(), dA, beta=beta)
-            if ctx.needs_input_grad[0]:  # of the inputs that were given; the loop has done those that were generated
-                known = dX[block.start : min(block.stop, T)].flatten(0, 1)
-                known.addmm_(dA_g[: len(known)], W_g[:I].t()).addmm_(dA[: len(known)], W_h[:I].t())
-        dW_y = db_y = None
-        if total > T:  # the readout was part of the loop
-            dY = dX[T:].flatten(0, 1)
-            dW_y, db_y = dY.t() @ states[T:total].relu().flatten(0, 1), dY.sum(0)
-        of_weights = [dQ for dW in (*dW_g.chunk(2, 1), dW_h) for dQ in (dW[:I], dW[I + 1 :], dW[I])]
-        return dX[:T], dH, None, None, None, *of_weights, dW_y, db_y
-
-
 def kernel_runs_on(device):
     """Whether the loop can be one kernel there: on a GPU with Triton, or in its interpreter (TRITON_INTERPRET=1)."""
     return HAS_TRITON and (device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1")
 
 
 def loops(H, num_steps):
-    """Return the loop forward, the loop back, and the slices of the time steps that they take one after another."""
+    """Return the loop forward, the loop back, and the blocks of time steps (slices) that they take one by one."""
     if kernel_runs_on(H.device) and H.shape[1] <= 128 and H.dtype in (torch.float32, torch.float64):
         kernels = importlib.import_module("kernels")  # only now, as Triton takes its time
         return kernels.loop_forward, kernels.loop_backward, [slice(num_steps)]
@@ -227,13 +172,70 @@ def loops(H, num_steps):
     return loop_forward, loop_backward, [slice(t, min(t + length, num_steps)) for t in range(0, num_steps, length)]
 
 
+class Recurrence(torch.autograd.Function):
+    """The loop of a GRU over time, with its gradient by hand: README.md derives it.
+
+    Each X ends in a 1. `_g` is both gates, side by side: A_g is [A_z, A_r]. The rows of W_g and W_h are first those of
+    W_x*, then the bias, then those of W_h*: W_h holds W_xh, b_h and W_hh.
+    """
+
+    @staticmethod
+    def forward(ctx, inputs, H, future, residual, keep, *weights):
+        """Return the states (T + future, B, n) and the inputs that the network made for itself (future, B, I)."""
+        W_xz, W_hz, b_z, W_xr, W_hr, b_r, W_xh, W_hh, b_h, W_y, b_y = weights  # in the order of GRU.__init__
+        W_z, W_r, W_h = torch.vstack([W_xz, b_z, W_hz, W_xr, b_r, W_hr, W_xh, b_h, W_hh]).chunk(3)
+        W_g, (T, _, I), kept = torch.hstack([W_z, W_r]), inputs.shape, []
+        X = nn.functional.pad(inputs, (0, 1, 0, 0, 0, future), value=1.0)  # (T + future, B, I + 1)
+        states = H.new_empty(T + future + 1, *H.shape)  # step t makes states[t + 1] of states[t]
+        states[0] = H
+        loop, _, blocks = loops(H, T + future)
+        for block in blocks:
+            # X's part of A_g and A, for all steps of the block; the loop turns it, in place, into [Z, R] and H_tilde
+            gates, all_H_tilde = (X[block] @ W[: I + 1] for W in (W_g, W_h))
+            loop(block, T, residual, X, states, gates, all_H_tilde, W_g, W_h, W_y, b_y)
+            if keep:
+                kept += [all_H_tilde, gates]
+        ctx.save_for_backward(W_g, W_h, W_y, X, states, *kept)
+        ctx.T, ctx.residual = T, residual
+        return states[1:], X[T:, :, :-1]
+
+    @staticmethod
+    def backward(ctx, dstates, dgenerated):  # of the states returned: dstates[t] belongs to states[t + 1]
+        if torch.is_grad_enabled():  # create_graph=True: somebody wants the gradient of this gradient
+            raise RuntimeError("GRU.forward has a first derivative only: use GRU.forward_by_steps")
+        W_g, W_h, W_y, X, states, *kept = ctx.saved_tensors
+        T, residual, (total, _, n), I = ctx.T, ctx.residual, dstates.shape, dgenerated.shape[2]
+        dX, dH = (
+            nn.functional.pad(dgenerated, (0, 0, 0, 0, T, 0)),
+            torch.zeros_like(states[0]),
+        )  # dX: (T + future, B, I)
+        dW_g, dW_h, (_, loop, blocks) = torch.empty_like(W_g), torch.empty_like(W_h), loops(dH, total)
+        for block in reversed(blocks):
+            gates, all_H_tilde, H = kept.pop(), kept.pop(), states[block]
+            dA_g, dA = loop(block, T, residual, dX, dH, dstates, states, gates, all_H_tilde, W_g, W_h, W_y)
+            # the weights: one product each for all steps of the block, added to those of the blocks before
+            XH, XRH = (torch.cat([X[block], Q], -1).flatten(0, 1) for Q in (H, gates[..., n:] * H))
+            dA_g, dA, beta = dA_g.flatten(0, 1), dA.flatten(0, 1), int(block.stop < total)
+            dW_g.addmm_(XH.t(), dA_g, beta=beta)
+            dW_h.addmm_(XRH.t(), dA, beta=beta)
+            if ctx.needs_input_grad[0]:  # dX of the given inputs; the loop has done that of the generated ones
+                given = dX[block.start : min(block.stop, T)].flatten(0, 1)  # a view: this fills in dX
+                given.addmm_(dA_g[: len(given)], W_g[:I].t()).addmm_(dA[: len(given)], W_h[:I].t())
+        dW_y = db_y = None
+        if total > T:  # the readout was part of the loop
+            dY = dX[T:].flatten(0, 1)
+            dW_y, db_y = dY.t() @ states[T:total].relu().flatten(0, 1), dY.sum(0)
+        of_weights = [dQ for dW in (*dW_g.chunk(2, 1), dW_h) for dQ in (dW[:I], dW[I + 1 :], dW[I])]  # W_x*, W_h*, b
+        return dX[:T], dH, None, None, None, *of_weights, dW_y, db_y
+
+
 @torch.inference_mode()  # the gradient is ours to compute: autograd need not look at each operation
-def loop_forward(block, T, residual, X, states, gates, candidates, W_g, W_h, W_y, b_y):
-    """Go through the steps of `block`: fill in their states, and Z, R and H_tilde in place of the inputs' part."""
+def loop_forward(block, T, residual, X, states, gates, all_H_tilde, W_g, W_h, W_y, b_y):
+    """Go through the steps of `block`: fill in their states, and turn X's part of A_g and A into Z, R and H_tilde."""
     H, RH, n = states[block.start], torch.empty_like(states[0]), states.shape[2]
     W_xg, W_hg, W_xh, W_hh = W_g[:-n], W_g[-n:], W_h[:-n], W_h[-n:]
-    steps = zip(range(block.start, block.stop), gates, *gates.chunk(2, -1), candidates, states[1:][block])
-    for t, A_g, Z, R, H_tilde, H_new in steps:
+    steps = zip(range(block.start, block.stop), gates, *gates.chunk(2, -1), all_H_tilde, states[1:][block])
+    for t, A_g, Z, R, H_tilde, H_new in steps:  # views: Z and R are the halves of A_g, and H_tilde begins as A
         if t >= T:  # from here on the network is fed with its own readout
             Y = torch.addmm(b_y, H.relu(), W_y.t())
             X[t, :, :-1] = X[t - 1, :, :-1] + Y if residual else Y
@@ -246,11 +248,11 @@ def loop_forward(block, T, residual, X, states, gates, candidates, W_g, W_h, W_y
 
 @torch.inference_mode()
 def loop_backward(block, T, residual, dX, dH, dstates, states, gates, all_H_tilde, W_g, W_h, W_y):
-    """Go back through the steps of `block`; carry dH on, fill in dX from step T on, and return all dA_g and dA."""
-    # each dA begins as its factor F, which is known beforehand; the loop multiplies it by the gradient that arrives
+    """Go back through the steps of `block`; update dH, and dX from step T on, in place; return all dA_g and dA."""
+    # every dA begins as its factor F of README.md; the loop multiplies it by the gradient that arrives
     (all_Z, all_R), all_H = gates.chunk(2, -1), states[block]
-    all_dA_g = gates * (1 - gates) * torch.cat([all_H - all_H_tilde, all_H], -1)  # F_z and F_r
-    all_dA = (1 - all_Z) * (1 - all_H_tilde * all_H_tilde)
+    all_dA_g = torch.cat([all_H - all_H_tilde, all_H], -1) * gates * (1 - gates)  # F_z and F_r
+    all_dA = (1 - all_Z) * (1 - all_H_tilde**2)  # F
     dRH, I, n = torch.empty_like(dH), dX.shape[2], dH.shape[1]
     W_xgT, W_hgT, W_xhT, W_hhT = W_g[:I].t(), W_g[-n:].t(), W_h[:I].t(), W_h[-n:].t()
     steps = zip(range(block.start, block.stop), dstates[block], all_Z, all_R, *all_dA_g.chunk(2, -1), all_dA_g, all_dA)
@@ -265,7 +267,7 @@ def loop_backward(block, T, residual, dX, dH, dstates, states, gates, all_H_tild
             dX[t].addmm_(dA_g, W_xgT).addmm_(dA, W_xhT)
             dH += (dX[t] @ W_y) * (states[t] > 0)
             if residual:
-                dX[t - 1] += dX[t]
+                dX[t - 1] += dX[t]  # X[t] was X[t - 1] + Y
     return all_dA_g, all_dA
 
 
@@ -303,7 +305,7 @@ def load_checkpoint(path, device="cpu"):
             sizes = (*content["W_xz"].shape, len(content["fc.bias"]))
             content = {"sizes": sizes, "info": {}, "state_dict": content}
         model = GRU(*content["sizes"])
-        model.load_state_dict(content["state_dict"], assign=True)  # in float64, too
+        model.load_state_dict(content["state_dict"], assign=True)  # assign: the file's dtype stays, float64 too
         model.info = content["info"]
     except Exception:  # damaged bytes can fail anywhere in zipfile, pickle or torch, in any way
         cause = "damaged, or not the checkpoint of a GRU" if Path(path).is_file() else "no such file"

@@ -3,12 +3,36 @@
 draw_...(figure, ...) draws once; plot_...(figure, ...) sets up and returns update(frame), which shows that frame.
 """
 
+import time
+
+import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.collections import LineCollection
 from sklearn.decomposition import PCA
 from sklearn.metrics import ConfusionMatrixDisplay
 
 from datasets import crosses_upwards, period, simulate
+
+
+def live_window(plot, *data, share=0.1):
+    """Open a window for plot(figure, *data), which returns update(shown); return redraw(shown), or None without one."""
+    figure = plt.figure()
+    if plt.get_backend().lower() == "agg":
+        return None
+    update, start, spent = plot(figure, *data), time.perf_counter(), 0.0
+    plt.show(block=False)
+
+    def redraw(shown):
+        nonlocal spent
+        begin = time.perf_counter()
+        if plt.fignum_exists(figure.number) and spent <= share * (begin - start):  # not closed, and drawing is slow
+            update(shown)
+            figure.canvas.draw()
+            figure.canvas.flush_events()
+            spent += time.perf_counter() - begin
+
+    return redraw
+
 
 # ---- task 1 ----
 

@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -19,8 +18,6 @@ from tqdm import tqdm
 
 from datasets import TooLargeError
 from models import replacing, save_checkpoint
-
-DIVERGED = 100  # a loss beyond this means that training has diverged, not that it is slow: targets are of the order 1
 
 
 class ShellError(Exception):
@@ -35,24 +32,21 @@ class FlagParser(argparse.ArgumentParser):
     """argparse with a script's docstring as its help; a wrong flag is answered by one line, without the usage text."""
 
     def __init__(self, description):
-        super().__init__(description=description, allow_abbrev=False, formatter_class=Help)
+        super().__init__(usage="%(prog)s [flags]", description=description, allow_abbrev=False, formatter_class=Help)
 
     def error(self, message):
-        is_switch = message.startswith("unrecognized") and message.endswith(("True", "False"))
-        hint = "a switch takes no value: use --flag or --no-flag" if is_switch else "--help lists the flags"
+        hint = "a switch takes no value: --flag or --no-flag" if "False" in message else "--help lists the flags"
         self.exit(2, f"{self.prog}: error: {message} ({hint})\n")
 
 
-def count(text):
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1")
-    return int(text)
-
-
-def positive(text):
-    if not 0 < float(text) < math.inf:
+def positive(text, kind=float):
+    if not 0 < kind(text) < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a number above 0")
-    return float(text)
+    return kind(text)
+
+
+def count(text):
+    return positive(text, int)
 
 
 def set_up(args):
@@ -76,7 +70,7 @@ def run(main):
     """Run a script's main and end with an exit status; a bug keeps its traceback."""
     try:
         status = 130 if main()["interrupted"] else 0
-        sys.stdout.flush()
+        sys.stdout.flush()  # a broken pipe shows here at the latest
     except KeyboardInterrupt:
         status = 130
     except BrokenPipeError:  # the reader of a pipe, such as head, has had enough
@@ -92,9 +86,8 @@ def follow(training, num_epochs, model, path, window=None, best_by="loss", **inf
     """Go through a training, epoch by epoch; leave the model with its best weights, and its file at `path`.
 
     training: a generator that yields a report (a dict) after every epoch; its numbers and strings are shown.
-    best_by: the entry whose smallest value marks the best epoch; an epoch without it counts only until one has it.
-
-    Ctrl-C ends the training after the epoch, a second one ends the run. A run that is killed leaves a partial file.
+    best_by: the entry whose smallest value marks the best epoch; until a report has it, the latest epoch is the best.
+    Ctrl-C ends the training after the epoch, a second one the run. A run that is killed leaves its `*_partial.pth`.
     Returns the reports, and whether there was a Ctrl-C. Raises ShellError if training diverges; `path` stays as it was.
     """
     partial = path.with_name(f"{path.stem}_partial.pth")
@@ -103,17 +96,17 @@ def follow(training, num_epochs, model, path, window=None, best_by="loss", **inf
     def stop_after_epoch(*_):
         signal.signal(signal.SIGINT, signal.default_int_handler)
         stop.append("Ctrl-C")
+        print("\nstopping after this epoch; once more ends at once", file=sys.stderr)
 
     signal.signal(signal.SIGINT, stop_after_epoch)
     with tqdm(total=num_epochs, unit="epoch", file=sys.stdout, disable=None) as bar:
         for report in training:
-            if not all(value < DIVERGED for value in report.values() if isinstance(value, float)):
+            if not all(value < 100 for value in report.values() if isinstance(value, float)):  # or NaN
                 raise ShellError(1, f"training diverged in epoch {len(history) + 1}: try a smaller learning rate")
             history.append(report | {"seconds": time.perf_counter() - start})
             if report.get(best_by, math.inf) <= lowest:
                 lowest, best = report.get(best_by, math.inf), copy.deepcopy(model.state_dict())
-                with writing(partial) as temporary:
-                    save_checkpoint(temporary, model, **info)
+                write(partial, lambda temporary: save_checkpoint(temporary, model, **info))
             bar.set_postfix({name: value for name, value in report.items() if isinstance(value, float | str)})
             bar.update()
             if bar.disable:  # no terminal: lines instead of a bar
@@ -129,47 +122,27 @@ def follow(training, num_epochs, model, path, window=None, best_by="loss", **inf
     return history, bool(stop)
 
 
-@contextmanager
-def writing(path):
-    """Write `path` whole or not at all; raise ShellError if it cannot be written."""
+def write(path, save):
+    """Write `path` by save(temporary path), whole or not at all; raise ShellError if it cannot be written."""
     try:
         with replacing(path) as temporary:
-            yield temporary
+            save(temporary)
     except OSError as error:
         raise ShellError(1, f"{path} cannot be written: {error.strerror}") from None
 
 
 def write_metrics(path, metrics, args):
     """Write what a run measured, with its flags, as JSON."""
-    with writing(path) as temporary:
-        temporary.write_text(json.dumps(metrics | {"flags": vars(args)}, indent=2, default=str) + "\n")
+    content = json.dumps(metrics | {"flags": vars(args)}, indent=2, default=str) + "\n"
+    write(path, lambda temporary: temporary.write_text(content))
     print(f"wrote {path}")
-
-
-def live_window(plot, *data, share=0.1):
-    """Open a window for plot(figure, *data), which returns update(shown); return redraw(shown), or None without one."""
-    figure = plt.figure()
-    if plt.get_backend().lower() == "agg":
-        return None
-    update, start, spent = plot(figure, *data), time.perf_counter(), 0.0
-
-    def redraw(shown):
-        nonlocal spent
-        begin = time.perf_counter()
-        if plt.fignum_exists(figure.number) and spent <= share * (begin - start):  # not closed, and drawing is slow
-            update(shown)
-            plt.pause(0.001)
-            spent += time.perf_counter() - begin
-
-    return redraw
 
 
 def save_figure(path, draw, *data, **parameters):
     """Write what draw(figure, *data, **parameters) draws."""
     figure = Figure()
     draw(figure, *data, **parameters)
-    with writing(path) as temporary:
-        figure.savefig(temporary)
+    write(path, figure.savefig)
     print(f"wrote {path}")
 
 
@@ -181,6 +154,6 @@ def save_gif(path, frames, plot, *data, fps=8):
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # the layout stays as it is now: to compute it again would take half the time
     frames = [*frames] + [frames[-1]] * fps  # it rests on the last one for a second
-    with writing(path) as temporary:
-        FuncAnimation(figure, update, frames, init_func=lambda: None).save(temporary, writer="pillow", fps=fps)
+    animation = FuncAnimation(figure, update, frames, init_func=lambda: None)
+    write(path, lambda temporary: animation.save(temporary, writer="pillow", fps=fps))
     print(f"wrote {path}")
