@@ -154,13 +154,13 @@ class ResetAfterGRU(GRU):
 
 # ---- the recurrence over time, and its gradient by hand ----
 
-HAS_TRITON = importlib.util.find_spec("triton") is not None  # it comes with torch's CUDA build for Linux
 BLOCK = 2**16  # about how many numbers one gate has in a block of time steps: all of a block then fits into the cache
 
 
 def kernel_runs_on(device):
     """Whether the loop can be one kernel there: on a GPU with Triton, or in its interpreter (TRITON_INTERPRET=1)."""
-    return HAS_TRITON and (device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1")
+    wanted = device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
+    return wanted and importlib.util.find_spec("triton") is not None
 
 
 def loops(H, num_steps):
