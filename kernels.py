@@ -19,8 +19,6 @@ import triton
 import triton.language as tl
 from triton.language import constexpr
 
-SIZES = ["T", "total", "B", "n", "I"]  # one kernel is compiled for all of them, not one for each
-
 
 @triton.jit
 def dot(x, W):  # a vector times a matrix: a plain sum, so that TF32, the GPU's coarse short cut, has no part in it
@@ -39,14 +37,14 @@ def load(gates, all_H_tilde, place, n, j, unit):  # what Z, R and H_tilde are, o
     return tl.load(gates, unit, 0.0), tl.load(gates + n, unit, 0.0), tl.load(all_H_tilde, unit, 0.0)
 
 
-@triton.jit(do_not_specialize=SIZES)
+@triton.jit(do_not_specialize=["T", "total", "B", "n", "I"])  # compiled once for all of these
 def forward_kernel(X, states, gates, all_H_tilde, W_g, W_h, W_yT, b_y, T, total, B, n, I,
                    RESIDUAL: constexpr, FUTURE: constexpr, N: constexpr, IN: constexpr):  # fmt: skip
     b, B = tl.program_id(0).to(tl.int64), B.to(tl.int64)  # 64 bits: a tensor may have more than 2^31 numbers
     j, c = tl.arange(0, N), tl.arange(0, IN)  # the units; the inputs, and the 1 at their end
     unit, given = j < n, c <= I
     W_hg, W_hh = W_g + (I + 1) * 2 * n, matrix(W_h + (I + 1) * n, n, n, n, N, N)
-    # n + n, as Triton sees that 2 * n is even: it would share a column among threads, and sums would go across them
+    # n + n: of 2 * n Triton sees that it is even; then it shares columns among threads, and sums go across them
     W_hz, W_hr = matrix(W_hg, n, n, n + n, N, N), matrix(W_hg + n, n, n, n + n, N, N)
     if FUTURE:  # the network is going to feed itself
         W_xz, W_xr = matrix(W_g, I + 1, n, n + n, IN, N), matrix(W_g + n, I + 1, n, n + n, IN, N)
@@ -73,8 +71,8 @@ def forward_kernel(X, states, gates, all_H_tilde, W_g, W_h, W_yT, b_y, T, total,
         A_z, A_r, A = next_z, next_r, next_h
 
 
-@triton.jit(do_not_specialize=SIZES)
-def backward_kernel(dX, dH_0, dstates, states, gates, all_H_tilde, all_dA_g, all_dA, W_gT, W_hT, W_y, T,
+@triton.jit(do_not_specialize=["T", "total", "B", "n", "I"])
+def backward_kernel(dX, states, gates, all_H_tilde, dH_0, dstates, all_dA_g, all_dA, W_gT, W_hT, W_y, T,
                     total, B, n, I, RESIDUAL: constexpr, FUTURE: constexpr, N: constexpr, IN: constexpr):  # fmt: skip
     b, B = tl.program_id(0).to(tl.int64), B.to(tl.int64)
     j, c = tl.arange(0, N), tl.arange(0, IN)
@@ -113,23 +111,24 @@ def backward_kernel(dX, dH_0, dstates, states, gates, all_H_tilde, all_dA_g, all
         tl.store(dX + ((T - 1) * B + b) * I + c, dX_t, given)
 
 
-def launch(kernel, tensors, T, residual, shape, I):
-    """Start a program for every sequence, on the GPU that has the tensors; some warps of 32 threads share a program."""
-    (total, B, n), N = shape, max(16, triton.next_power_of_2(shape[2]))
-    sizes = T, total, B, n, I, residual, total > T, N, triton.next_power_of_2(I + 1)
+def launch(kernel, T, residual, I, *tensors):  # starts a program for every sequence, on the GPU that has the tensors
+    total, B, n = tensors[3].shape
+    N, IN = max(16, triton.next_power_of_2(n)), triton.next_power_of_2(I + 1)
+    warps = {16: 1, 32: 1, 64: 2, 128: 8}[N]  # groups of 32 threads that share a program's work; the fastest, by trial
     with torch.cuda.device_of(tensors[0]):
-        kernel[(B,)](*tensors, *sizes, num_warps={16: 1, 32: 1, 64: 2, 128: 8}[N])  # the fastest, by trial
+        kernel[(B,)](*tensors, T, total, B, n, I, residual, total > T, N, IN, num_warps=warps)
 
 
-def loop_forward(_, T, residual, X, states, gates, all_H_tilde, W_g, W_h, W_y, b_y):
-    """Do what loop_forward of models.py does, for all steps at once; loop_backward likewise."""
-    tensors = X, states, gates, all_H_tilde, W_g, W_h, W_y.t().contiguous(), b_y
-    launch(forward_kernel, tensors, T, residual, all_H_tilde.shape, X.shape[2] - 1)
+def loop_forward(
+    _, T, residual, X, states, gates, all_H_tilde, W_g, W_h, W_y, b_y
+):  # as in models.py, all steps at once
+    W_yT = W_y.t().contiguous()
+    launch(forward_kernel, T, residual, X.shape[2] - 1, X, states, gates, all_H_tilde, W_g, W_h, W_yT, b_y)
 
 
 def loop_backward(_, T, residual, dX, dH, dstates, states, gates, all_H_tilde, W_g, W_h, W_y):
     dA_g, dA = torch.empty_like(gates), torch.empty_like(all_H_tilde)
-    transposed = W_g.t().contiguous(), W_h.t().contiguous()
-    tensors = dX, dH, dstates.contiguous(), states, gates, all_H_tilde, dA_g, dA, *transposed, W_y
-    launch(backward_kernel, tensors, T, residual, all_H_tilde.shape, dX.shape[2])
+    W_gT, W_hT, dstates = W_g.t().contiguous(), W_h.t().contiguous(), dstates.contiguous()
+    tensors = dX, states, gates, all_H_tilde, dH, dstates, dA_g, dA, W_gT, W_hT, W_y
+    launch(backward_kernel, T, residual, dX.shape[2], *tensors)
     return dA_g, dA

@@ -3,12 +3,12 @@
 Read `GRU.single_step` first: one line per equation. Source: Cho et al. (2014), https://arxiv.org/abs/1406.1078
 """
 
-import importlib.util
 import io
 import math
 import os
 import zipfile
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -159,14 +159,14 @@ BLOCK = 2**16  # about how many numbers one gate has in a block of time steps: a
 
 def kernel_runs_on(device):
     """Whether the loop can be one kernel there: on a GPU with Triton, or in its interpreter (TRITON_INTERPRET=1)."""
-    wanted = device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
-    return wanted and importlib.util.find_spec("triton") is not None
+    return (device.type == "cuda" or "TRITON_INTERPRET" in os.environ) and find_spec("triton") is not None
 
 
 def loops(H, num_steps):
     """Return the loop forward, the loop back, and the blocks of time steps (slices) that they take one by one."""
     if kernel_runs_on(H.device) and H.shape[1] <= 128 and H.dtype in (torch.float32, torch.float64):
-        kernels = importlib.import_module("kernels")  # only now, as Triton takes its time
+        import kernels  # only now, as Triton takes its time
+
         return kernels.loop_forward, kernels.loop_backward, [slice(num_steps)]
     length = max(1, BLOCK // H.numel())
     return loop_forward, loop_backward, [slice(t, min(t + length, num_steps)) for t in range(0, num_steps, length)]
@@ -193,8 +193,7 @@ class Recurrence(torch.autograd.Function):
             # X's part of A_g and A, for all steps of the block; the loop turns it, in place, into [Z, R] and H_tilde
             gates, all_H_tilde = (X[block] @ W[: I + 1] for W in (W_g, W_h))
             loop(block, T, residual, X, states, gates, all_H_tilde, W_g, W_h, W_y, b_y)
-            if keep:
-                kept += [all_H_tilde, gates]
+            kept += [all_H_tilde, gates] if keep else []
         ctx.save_for_backward(W_g, W_h, W_y, X, states, *kept)
         ctx.T, ctx.residual = T, residual
         return states[1:], X[T:, :, :-1]
@@ -221,10 +220,8 @@ class Recurrence(torch.autograd.Function):
             if ctx.needs_input_grad[0]:  # dX of the given inputs; the loop has done that of the generated ones
                 given = dX[block.start : min(block.stop, T)].flatten(0, 1)  # a view: this fills in dX
                 given.addmm_(dA_g[: len(given)], W_g[:I].t()).addmm_(dA[: len(given)], W_h[:I].t())
-        dW_y = db_y = None
-        if total > T:  # the readout was part of the loop
-            dY = dX[T:].flatten(0, 1)
-            dW_y, db_y = dY.t() @ states[T:total].relu().flatten(0, 1), dY.sum(0)
+        dY = dX[T:].flatten(0, 1)  # empty, unless the readout was part of the loop
+        dW_y, db_y = (dY.t() @ states[T:total].relu().flatten(0, 1), dY.sum(0)) if len(dY) else (None, None)
         of_weights = [dQ for dW in (*dW_g.chunk(2, 1), dW_h) for dQ in (dW[:I], dW[I + 1 :], dW[I])]  # W_x*, W_h*, b
         return dX[:T], dH, None, None, None, *of_weights, dW_y, db_y
 
