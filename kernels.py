@@ -10,8 +10,8 @@ and adds nothing to a sum. Each step needs every recurrent weight, so a program 
 memory as fast as the arithmetic. That is why 128 units are the end: three matrices of 128 x 128 numbers take 49,152 of
 the 65,536 registers that a program can have; those of 256 units would take four times as many.
 
-A tensor comes as the address of its first number. tl.load and tl.store move the numbers at a vector or matrix of
-addresses, only those whose mask is True; the others are loaded as 0.
+A tensor comes as the address of its first number; tl.load and tl.store move the numbers at a vector or matrix of
+addresses, only those whose mask is True. The others are loaded as 0.
 """
 
 import torch
@@ -74,8 +74,7 @@ def forward_kernel(X, states, gates, all_H_tilde, W_g, W_h, W_yT, b_y, T, total,
 @triton.jit(do_not_specialize=["T", "total", "B", "n", "I"])
 def backward_kernel(dX, states, gates, all_H_tilde, dH_0, dstates, all_dA_g, all_dA, W_gT, W_hT, W_y, T,
                     total, B, n, I, RESIDUAL: constexpr, FUTURE: constexpr, N: constexpr, IN: constexpr):  # fmt: skip
-    b, B = tl.program_id(0).to(tl.int64), B.to(tl.int64)
-    j, c = tl.arange(0, N), tl.arange(0, IN)
+    b, B, j, c = tl.program_id(0).to(tl.int64), B.to(tl.int64), tl.arange(0, N), tl.arange(0, IN)
     unit, given = j < n, c < I
     length = I + 1 + n  # of a row of W_gT and W_hT
     W_hzT, W_hrT = matrix(W_gT + I + 1, n, n, length, N, N), matrix(W_gT + n * length + I + 1, n, n, length, N, N)
@@ -119,16 +118,29 @@ def launch(kernel, T, residual, I, *tensors):  # starts a program for every sequ
         kernel[(B,)](*tensors, T, total, B, n, I, residual, total > T, N, IN, num_warps=warps)
 
 
-def loop_forward(
-    _, T, residual, X, states, gates, all_H_tilde, W_g, W_h, W_y, b_y
-):  # as in models.py, all steps at once
-    W_yT = W_y.t().contiguous()
-    launch(forward_kernel, T, residual, X.shape[2] - 1, X, states, gates, all_H_tilde, W_g, W_h, W_yT, b_y)
+def loop_forward(_, T, residual, X, states, gates, all_H_tilde, W_g, W_h, W_y, b_y):  # for all steps at once
+    I, W_yT = X.shape[2] - 1, W_y.t().contiguous()
+    launch(forward_kernel, T, residual, I, X, states, gates, all_H_tilde, W_g, W_h, W_yT, b_y)
 
 
 def loop_backward(_, T, residual, dX, dH, dstates, states, gates, all_H_tilde, W_g, W_h, W_y):
     dA_g, dA = torch.empty_like(gates), torch.empty_like(all_H_tilde)
     W_gT, W_hT, dstates = W_g.t().contiguous(), W_h.t().contiguous(), dstates.contiguous()
-    tensors = dX, states, gates, all_H_tilde, dH, dstates, dA_g, dA, W_gT, W_hT, W_y
-    launch(backward_kernel, T, residual, dX.shape[2], *tensors)
+    launch(
+        backward_kernel,
+        T,
+        residual,
+        dX.shape[2],
+        dX,
+        states,
+        gates,
+        all_H_tilde,
+        dH,
+        dstates,
+        dA_g,
+        dA,
+        W_gT,
+        W_hT,
+        W_y,
+    )
     return dA_g, dA
