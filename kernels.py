@@ -72,7 +72,7 @@ def forward_kernel(X, states, gates, all_H_tilde, W_g, W_h, W_yT, b_y, T, total,
 
 
 @triton.jit(do_not_specialize=["T", "total", "B", "n", "I"])
-def backward_kernel(dX, states, gates, all_H_tilde, dH_0, dstates, all_dA_g, all_dA, W_gT, W_hT, W_y, T,
+def backward_kernel(dX, states, gates, all_H_tilde, dstates, dH_0, all_dA_g, all_dA, W_gT, W_hT, W_y, T,
                     total, B, n, I, RESIDUAL: constexpr, FUTURE: constexpr, N: constexpr, IN: constexpr):  # fmt: skip
     b, B, j, c = tl.program_id(0).to(tl.int64), B.to(tl.int64), tl.arange(0, N), tl.arange(0, IN)
     unit, given = j < n, c < I
@@ -124,23 +124,7 @@ def loop_forward(_, T, residual, X, states, gates, all_H_tilde, W_g, W_h, W_y, b
 
 
 def loop_backward(_, T, residual, dX, dH, dstates, states, gates, all_H_tilde, W_g, W_h, W_y):
-    dA_g, dA = torch.empty_like(gates), torch.empty_like(all_H_tilde)
+    dA_g, dA, I = torch.empty_like(gates), torch.empty_like(all_H_tilde), dX.shape[2]
     W_gT, W_hT, dstates = W_g.t().contiguous(), W_h.t().contiguous(), dstates.contiguous()
-    launch(
-        backward_kernel,
-        T,
-        residual,
-        dX.shape[2],
-        dX,
-        states,
-        gates,
-        all_H_tilde,
-        dH,
-        dstates,
-        dA_g,
-        dA,
-        W_gT,
-        W_hT,
-        W_y,
-    )
+    launch(backward_kernel, T, residual, I, dX, states, gates, all_H_tilde, dstates, dH, dA_g, dA, W_gT, W_hT, W_y)
     return dA_g, dA
