@@ -3,12 +3,12 @@
 Read `GRU.single_step` first: one line per equation. Source: Cho et al. (2014), https://arxiv.org/abs/1406.1078
 """
 
+import importlib.util
 import io
 import math
 import os
 import zipfile
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -159,14 +159,13 @@ BLOCK = 2**16  # about how many numbers one gate has in a block of time steps: a
 
 def kernel_runs_on(device):
     """Whether the loop can be one kernel there: on a GPU with Triton, or in its interpreter (TRITON_INTERPRET=1)."""
-    return (device.type == "cuda" or "TRITON_INTERPRET" in os.environ) and find_spec("triton") is not None
+    return bool((device.type == "cuda" or "TRITON_INTERPRET" in os.environ) and importlib.util.find_spec("triton"))
 
 
 def loops(H, num_steps):
     """Return the loop forward, the loop back, and the blocks of time steps (slices) that they take one by one."""
     if kernel_runs_on(H.device) and H.shape[1] <= 128 and H.dtype in (torch.float32, torch.float64):
-        import kernels  # only now, as Triton takes its time
-
+        kernels = importlib.import_module("kernels")  # only now, as Triton takes its time
         return kernels.loop_forward, kernels.loop_backward, [slice(num_steps)]
     length = max(1, BLOCK // H.numel())
     return loop_forward, loop_backward, [slice(t, min(t + length, num_steps)) for t in range(0, num_steps, length)]
@@ -175,8 +174,7 @@ def loops(H, num_steps):
 class Recurrence(torch.autograd.Function):
     """The loop of a GRU over time, with its gradient by hand: README.md derives it.
 
-    Each X ends in a 1. `_g` is both gates, side by side: A_g is [A_z, A_r]. The rows of W_g and W_h are first those of
-    W_x*, then the bias, then those of W_h*: W_h holds W_xh, b_h and W_hh.
+    Each X ends in a 1. `_g` is both gates, side by side: A_g is [A_z, A_r]. W_h is W_xh, b_h and W_hh, one below another.
     """
 
     @staticmethod
