@@ -1,7 +1,7 @@
 """The loop of models.py and the loop back, each as one GPU kernel, written in Triton. Read models.py first.
 
-A GPU takes some five microseconds to start an operation, however small, and the loop of models.py starts five at each
-step, the loop back ten. A kernel is a function that runs on the GPU itself: here it goes through all steps by itself.
+A GPU takes some five microseconds to start an operation, however small, and the loop of models.py starts six at each
+step, the loop back eight. A kernel is a function that runs on the GPU itself: here it goes through all steps by itself.
 
 Triton runs many *programs* of a kernel at once; each knows its number, program_id. Here a program is one sequence of
 the batch: sequences do not need each other, but a step needs the one before it. A program computes with whole vectors

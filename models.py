@@ -174,7 +174,7 @@ def loops(H, num_steps):
 class Recurrence(torch.autograd.Function):
     """The loop of a GRU over time, with its gradient by hand: README.md derives it.
 
-    Each X ends in a 1. `_g` is both gates, side by side: A_g is [A_z, A_r]. W_h is W_xh, b_h and W_hh, one below another.
+    Each X ends in a 1. `_g` is both gates, side by side: A_g is [A_z, A_r]. W_h is W_xh, b_h, W_hh, one below another.
     """
 
     @staticmethod
