@@ -186,10 +186,10 @@ class Recurrence(torch.autograd.Function):
         X = nn.functional.pad(inputs, (0, 1, 0, 0, 0, future), value=1.0)  # (T + future, B, I + 1)
         states = H.new_empty(T + future + 1, *H.shape)  # step t makes states[t + 1] of states[t]
         states[0] = H
-        loop, _, blocks = loops(H, T + future)
+        W_xg, W_xh, (loop, _, blocks) = W_g[: I + 1], W_h[: I + 1], loops(H, T + future)
         for block in blocks:
             # X's part of A_g and A, for all steps of the block; the loop turns it, in place, into [Z, R] and H_tilde
-            gates, all_H_tilde = (X[block] @ W[: I + 1] for W in (W_g, W_h))
+            gates, all_H_tilde = X[block] @ W_xg, X[block] @ W_xh
             loop(block, T, residual, X, states, gates, all_H_tilde, W_g, W_h, W_y, b_y)
             kept += [all_H_tilde, gates] if keep else []
         ctx.save_for_backward(W_g, W_h, W_y, X, states, *kept)
