@@ -3,10 +3,11 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from running import TOP
 
+TOP = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.slow
 SEEDS = pytest.mark.parametrize("seed", ["0", "1", "2"])
 
