@@ -66,8 +66,11 @@ class GRU(nn.Module):
         fit, and RuntimeError for second derivatives.
         """
         H = self._checked_state(inputs, H, future)
-        keep = torch.is_grad_enabled()  # asked here, because inside `apply` it is always False
-        states, generated = Recurrence.apply(inputs, H, future, self.residual, keep, *self.parameters())
+        weights = *self._parameters.values(), self.fc.weight, self.fc.bias  # in the order above; parameters() is slow
+        fits = self.num_hiddens <= 128 and self.num_inputs < 16 and inputs.dtype == H.dtype == self.b_z.dtype
+        kernel = fits and H.itemsize > 2 and kernel_runs_on(H.device)  # of float32 or float64
+        function = importlib.import_module("kernels").Recurrence if kernel else Recurrence  # Triton only if needed
+        states, generated = function.apply(inputs, H, future, self.residual, torch.is_grad_enabled(), *weights)
         if not self.per_timestep_readout:
             return states, self.readout(states[-1], None)
         return states, self.readout(states, torch.cat([inputs, generated]) if future else inputs)
@@ -155,80 +158,70 @@ class ResetAfterGRU(GRU):
 # ---- the recurrence over time, and its gradient by hand ----
 
 BLOCK = 2**16  # about how many numbers one gate has in a block of time steps: all of a block then fits into the cache
+TRITON = importlib.util.find_spec("triton") is not None
 
 
 def kernel_runs_on(device):
     """Whether the loop can be one kernel there: on a GPU with Triton, or in its interpreter (TRITON_INTERPRET=1)."""
-    return bool((device.type == "cuda" or "TRITON_INTERPRET" in os.environ) and importlib.util.find_spec("triton"))
-
-
-def loops(H, num_steps):
-    """Return the loop forward, the loop back, and the blocks of time steps (slices) that they take one by one."""
-    if kernel_runs_on(H.device) and H.shape[1] <= 128 and H.dtype in (torch.float32, torch.float64):
-        kernels = importlib.import_module("kernels")  # only now, as Triton takes its time
-        return kernels.loop_forward, kernels.loop_backward, [slice(num_steps)]
-    length = max(1, BLOCK // H.numel())
-    return loop_forward, loop_backward, [slice(t, min(t + length, num_steps)) for t in range(0, num_steps, length)]
+    return TRITON and (device.type == "cuda" or "TRITON_INTERPRET" in os.environ)
 
 
 class Recurrence(torch.autograd.Function):
-    """The loop of a GRU over time, with its gradient by hand: README.md derives it.
-
-    Each X ends in a 1. `_g` is both gates, side by side: A_g is [A_z, A_r]. W_h is W_xh, b_h, W_hh, one below another.
+    """The loop of a GRU over time, with its gradient by hand: README.md derives it. Each X ends in a 1 and each W_x* in
+    its bias, a row. `_g` is both gates, side by side: W_xg is [W_xz, W_xr].
     """
 
     @staticmethod
     def forward(ctx, inputs, H, future, residual, keep, *weights):
         """Return the states (T + future, B, n) and the inputs that the network made for itself (future, B, I)."""
         W_xz, W_hz, b_z, W_xr, W_hr, b_r, W_xh, W_hh, b_h, W_y, b_y = weights  # in the order of GRU.__init__
-        W_z, W_r, W_h = torch.vstack([W_xz, b_z, W_hz, W_xr, b_r, W_hr, W_xh, b_h, W_hh]).chunk(3)
-        W_g, (T, _, I), kept = torch.hstack([W_z, W_r]), inputs.shape, []
+        W_xg, W_xh = torch.vstack([torch.hstack([W_xz, W_xr]), torch.hstack([b_z, b_r])]), torch.vstack([W_xh, b_h])
+        stacked = W_xg, torch.hstack([W_hz, W_hr]), W_xh, W_hh, W_y, b_y
+        T, total, length, kept = len(inputs), len(inputs) + future, max(1, BLOCK // H.numel()), []
         X = nn.functional.pad(inputs, (0, 1, 0, 0, 0, future), value=1.0)  # (T + future, B, I + 1)
-        states = H.new_empty(T + future + 1, *H.shape)  # step t makes states[t + 1] of states[t]
+        states = H.new_empty(total + 1, *H.shape)  # step t makes states[t + 1] of states[t]
         states[0] = H
-        W_xg, W_xh, (loop, _, blocks) = W_g[: I + 1], W_h[: I + 1], loops(H, T + future)
+        blocks = [slice(t, min(t + length, total)) for t in range(0, total, length)]
         for block in blocks:
             # X's part of A_g and A, for all steps of the block; the loop turns it, in place, into [Z, R] and H_tilde
             gates, all_H_tilde = X[block] @ W_xg, X[block] @ W_xh
-            loop(block, T, residual, X, states, gates, all_H_tilde, W_g, W_h, W_y, b_y)
+            loop_forward(block, T, residual, X, states, gates, all_H_tilde, *stacked)
             kept += [all_H_tilde, gates] if keep else []
-        ctx.save_for_backward(W_g, W_h, W_y, X, states, *kept)
-        ctx.T, ctx.residual = T, residual
+        ctx.save_for_backward(*stacked, X, states, *kept)
+        ctx.T, ctx.residual, ctx.blocks = T, residual, blocks
         return states[1:], X[T:, :, :-1]
 
     @staticmethod
     def backward(ctx, dstates, dgenerated):  # of the states returned: dstates[t] belongs to states[t + 1]
         if torch.is_grad_enabled():  # create_graph=True: somebody wants the gradient of this gradient
             raise RuntimeError("GRU.forward has a first derivative only: use GRU.forward_by_steps")
-        W_g, W_h, W_y, X, states, *kept = ctx.saved_tensors
-        T, residual, (total, _, n), I = ctx.T, ctx.residual, dstates.shape, dgenerated.shape[2]
-        dX, dH = (
-            nn.functional.pad(dgenerated, (0, 0, 0, 0, T, 0)),
-            torch.zeros_like(states[0]),
-        )  # dX: (T + future, B, I)
-        dW_g, dW_h, (_, loop, blocks) = torch.empty_like(W_g), torch.empty_like(W_h), loops(dH, total)
-        for block in reversed(blocks):
+        W_xg, W_hg, W_xh, W_hh, W_y, _, X, states, *kept = ctx.saved_tensors
+        T, residual, (total, _, n) = ctx.T, ctx.residual, dstates.shape
+        dX = nn.functional.pad(dgenerated, (0, 0, 0, 0, T, 0))  # (T + future, B, I)
+        dW_xg, dW_hg, dW_xh, dW_hh, dH = (torch.zeros_like(Q) for Q in (W_xg, W_hg, W_xh, W_hh, states[0]))
+        W_xgT, W_hgT, W_xhT, W_hhT = WT = [W.t().contiguous() for W in (W_xg[:-1], W_hg, W_xh[:-1], W_hh)]
+        for block in reversed(ctx.blocks):
             gates, all_H_tilde, H = kept.pop(), kept.pop(), states[block]
-            dA_g, dA = loop(block, T, residual, dX, dH, dstates, states, gates, all_H_tilde, W_g, W_h, W_y)
-            # the weights: one product each for all steps of the block, added to those of the blocks before
-            XH, XRH = (torch.cat([X[block], Q], -1).flatten(0, 1) for Q in (H, gates[..., n:] * H))
-            dA_g, dA, beta = dA_g.flatten(0, 1), dA.flatten(0, 1), int(block.stop < total)
-            dW_g.addmm_(XH.t(), dA_g, beta=beta)
-            dW_h.addmm_(XRH.t(), dA, beta=beta)
+            dA_g, dA = loop_backward(block, T, residual, dX, dH, dstates, states, gates, all_H_tilde, *WT, W_y)
+            # the weights: one product each for all steps of the block
+            x, H, RH, dA_g, dA = (Q.flatten(0, 1) for Q in (X[block], H, gates[..., n:] * H, dA_g, dA))
+            dW_xg.addmm_(x.t(), dA_g)
+            dW_hg.addmm_(H.t(), dA_g)
+            dW_xh.addmm_(x.t(), dA)
+            dW_hh.addmm_(RH.t(), dA)
             if ctx.needs_input_grad[0]:  # dX of the given inputs; the loop has done that of the generated ones
                 given = dX[block.start : min(block.stop, T)].flatten(0, 1)  # a view: this fills in dX
-                given.addmm_(dA_g[: len(given)], W_g[:I].t()).addmm_(dA[: len(given)], W_h[:I].t())
+                given.addmm_(dA_g[: len(given)], W_xgT).addmm_(dA[: len(given)], W_xhT)
         dY = dX[T:].flatten(0, 1)  # empty, unless the readout was part of the loop
         dW_y, db_y = (dY.t() @ states[T:total].relu().flatten(0, 1), dY.sum(0)) if len(dY) else (None, None)
-        of_weights = [dQ for dW in (*dW_g.chunk(2, 1), dW_h) for dQ in (dW[:I], dW[I + 1 :], dW[I])]  # W_x*, W_h*, b
-        return dX[:T], dH, None, None, None, *of_weights, dW_y, db_y
+        of_Z, of_R = ((dW_xg[:-1, g], dW_hg[:, g], dW_xg[-1, g]) for g in (slice(n), slice(n, None)))  # (W_x, W_h, b)
+        return dX[:T], dH, None, None, None, *of_Z, *of_R, dW_xh[:-1], dW_hh, dW_xh[-1], dW_y, db_y
 
 
 @torch.inference_mode()  # the gradient is ours to compute: autograd need not look at each operation
-def loop_forward(block, T, residual, X, states, gates, all_H_tilde, W_g, W_h, W_y, b_y):
+def loop_forward(block, T, residual, X, states, gates, all_H_tilde, W_xg, W_hg, W_xh, W_hh, W_y, b_y):
     """Go through the steps of `block`: fill in their states, and turn X's part of A_g and A into Z, R and H_tilde."""
-    H, RH, n = states[block.start], torch.empty_like(states[0]), states.shape[2]
-    W_xg, W_hg, W_xh, W_hh = W_g[:-n], W_g[-n:], W_h[:-n], W_h[-n:]
+    H, RH = states[block.start], torch.empty_like(states[0])
     steps = zip(range(block.start, block.stop), gates, *gates.chunk(2, -1), all_H_tilde, states[1:][block])
     for t, A_g, Z, R, H_tilde, H_new in steps:  # views: Z and R are the halves of A_g, and H_tilde begins as A
         if t >= T:  # from here on the network is fed with its own readout
@@ -242,14 +235,13 @@ def loop_forward(block, T, residual, X, states, gates, all_H_tilde, W_g, W_h, W_
 
 
 @torch.inference_mode()
-def loop_backward(block, T, residual, dX, dH, dstates, states, gates, all_H_tilde, W_g, W_h, W_y):
+def loop_backward(block, T, residual, dX, dH, dstates, states, gates, all_H_tilde, W_xgT, W_hgT, W_xhT, W_hhT, W_y):
     """Go back through the steps of `block`; update dH, and dX from step T on, in place; return all dA_g and dA."""
     # every dA begins as its factor F of README.md; the loop multiplies it by the gradient that arrives
     (all_Z, all_R), all_H = gates.chunk(2, -1), states[block]
     all_dA_g = torch.cat([all_H - all_H_tilde, all_H], -1) * gates * (1 - gates)  # F_z and F_r
     all_dA = (1 - all_Z) * (1 - all_H_tilde**2)  # F
-    dRH, I, n = torch.empty_like(dH), dX.shape[2], dH.shape[1]
-    W_xgT, W_hgT, W_xhT, W_hhT = W_g[:I].t(), W_g[-n:].t(), W_h[:I].t(), W_h[-n:].t()
+    dRH = torch.empty_like(dH)
     steps = zip(range(block.start, block.stop), dstates[block], all_Z, all_R, *all_dA_g.chunk(2, -1), all_dA_g, all_dA)
     for t, dstate, Z, R, dA_z, dA_r, dA_g, dA in reversed(list(steps)):
         dH += dstate  # now it is dH_new: from later steps, and from this state's own readout

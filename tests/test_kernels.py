@@ -33,6 +33,7 @@ def interpreter(monkeypatch):
         (3, 16, 2, 3, 1, 0, True),  # more inputs than outputs
         (3, 33, 3, 2, 1, 2, True),
         (2, 128, 1, 1, 3, 0, False),
+        (15, 4, 15, 2, 2, 2, True),
     ],
 )
 def test_kernels_match_forward_by_steps(num_inputs, num_hiddens, num_outputs, B, T, future, residual, interpreter):
@@ -50,13 +51,20 @@ def test_kernels_match_forward_by_steps(num_inputs, num_hiddens, num_outputs, B,
 
 
 @pytest.mark.parametrize(
-    ("num_hiddens", "dtype", "module"),
-    [(128, torch.float32, "kernels"), (129, torch.float32, "models"), (8, torch.bfloat16, "models")],
+    ("num_inputs", "num_hiddens", "dtype", "module"),
+    [
+        (15, 128, torch.float32, "kernels"),
+        (16, 128, torch.float32, "models"),
+        (15, 129, torch.float32, "models"),
+        (1, 8, torch.bfloat16, "models"),
+    ],
 )
-def test_kernels_take_up_to_128_units_of_float32_or_float64(num_hiddens, dtype, module, interpreter):
-    loops = models.loops(torch.zeros(2, num_hiddens, dtype=dtype, device=DEVICE), 5)[:2]
-    assert [loop.__module__ for loop in loops] == [module, module]
+def test_kernels_take_up_to_15_inputs_and_128_units(num_inputs, num_hiddens, dtype, module, interpreter):
+    model = GRU(num_inputs, num_hiddens, 1).to(DEVICE, dtype)
+    states, _ = model(torch.zeros(1, 1, num_inputs, dtype=dtype, device=DEVICE))
+    assert type(states.grad_fn)._forward_cls.__module__ == module
 
 
 def test_cpu_takes_the_loop_in_pytorch():
-    assert models.loops(torch.zeros(2, 8), 5)[0] is models.loop_forward
+    states, _ = GRU(1, 8, 1)(torch.zeros(1, 1, 1))
+    assert type(states.grad_fn)._forward_cls is models.Recurrence
