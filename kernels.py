@@ -24,7 +24,7 @@ def matrix(W, rows, cols, down, right, ROWS: constexpr, COLS: constexpr):  # the
     return tl.load(W + i * down + j * right, (i < rows) & (j < cols), 0.0)
 
 
-@triton.jit(do_not_specialize=["T", "total", "B", "n", "I"])  # compiled once for all of these
+@triton.jit(do_not_specialize=["X", "H_0", "T", "total", "B", "n", "I"])  # compiled once for all of these
 def forward_kernel(X, H_0, W_xz, W_hz, b_z, W_xr, W_hr, b_r, W_xh, W_hh, b_h, W_y, b_y, states, generated, kept, T,
                    total, B, n, I, RESIDUAL: constexpr, FUTURE: constexpr, N: constexpr, IN: constexpr):  # fmt: skip
     b, B, j, c = tl.program_id(0).to(tl.int64), B.to(tl.int64), tl.arange(0, N), tl.arange(0, IN)
