@@ -3,8 +3,10 @@
 Read `GRU.single_step` first: one line per equation. Source: Cho et al. (2014), https://arxiv.org/abs/1406.1078
 """
 
+import importlib.util
 import io
 import math
+import os
 import zipfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,8 +66,11 @@ class GRU(nn.Module):
         fit, and RuntimeError for second derivatives.
         """
         H = self._checked_state(inputs, H, future)
-        keep = torch.is_grad_enabled()  # asked here, because inside `apply` it is always False
-        states, generated = Recurrence.apply(inputs, H, future, self.residual, keep, *self.parameters())
+        weights = *self._parameters.values(), self.fc.weight, self.fc.bias  # in the order above; parameters() is slow
+        fits = self.num_hiddens <= 128 and self.num_inputs < 16 and inputs.dtype == H.dtype == self.b_z.dtype
+        kernel = fits and H.itemsize > 2 and kernel_runs_on(H.device)  # of float32 or float64
+        function = importlib.import_module("kernels").Recurrence if kernel else Recurrence  # Triton only if needed
+        states, generated = function.apply(inputs, H, future, self.residual, torch.is_grad_enabled(), *weights)
         if not self.per_timestep_readout:
             return states, self.readout(states[-1], None)
         return states, self.readout(states, torch.cat([inputs, generated]) if future else inputs)
@@ -153,18 +158,17 @@ class ResetAfterGRU(GRU):
 # ---- the recurrence over time, and its gradient by hand ----
 
 BLOCK = 2**16  # about how many numbers one gate has in a block of time steps: all of a block then fits into the cache
+TRITON = importlib.util.find_spec("triton") is not None
 
 
-def blocks(num_steps, size):
-    """Cut the time steps into slices; `size` is how many numbers a gate has at one step."""
-    length = max(1, BLOCK // size)
-    return [slice(start, min(start + length, num_steps)) for start in range(0, num_steps, length)]
+def kernel_runs_on(device):
+    """Whether the loop can be one kernel there: on a GPU with Triton, or in its interpreter (TRITON_INTERPRET=1)."""
+    return TRITON and (device.type == "cuda" or "TRITON_INTERPRET" in os.environ)
 
 
 class Recurrence(torch.autograd.Function):
-    """The loop of a GRU over time, with its gradient by hand: README.md derives it.
-
-    Each X ends in a 1 and each W_x* in its bias, a row. `_g` is both gates, side by side: W_xg is [W_xz, W_xr].
+    """The loop of a GRU over time, with its gradient by hand: README.md derives it. Each X ends in a 1 and each W_x* in
+    its bias, a row. `_g` is both gates, side by side: W_xg is [W_xz, W_xr].
     """
 
     @staticmethod
@@ -173,18 +177,18 @@ class Recurrence(torch.autograd.Function):
         W_xz, W_hz, b_z, W_xr, W_hr, b_r, W_xh, W_hh, b_h, W_y, b_y = weights  # in the order of GRU.__init__
         W_xg, W_xh = torch.vstack([torch.hstack([W_xz, W_xr]), torch.hstack([b_z, b_r])]), torch.vstack([W_xh, b_h])
         stacked = W_xg, torch.hstack([W_hz, W_hr]), W_xh, W_hh, W_y, b_y
-        T, kept = len(inputs), []
+        T, total, length, kept = len(inputs), len(inputs) + future, max(1, BLOCK // H.numel()), []
         X = nn.functional.pad(inputs, (0, 1, 0, 0, 0, future), value=1.0)  # (T + future, B, I + 1)
-        states = H.new_empty(T + future + 1, *H.shape)  # step t makes states[t + 1] of states[t]
+        states = H.new_empty(total + 1, *H.shape)  # step t makes states[t + 1] of states[t]
         states[0] = H
-        for block in blocks(T + future, H.numel()):
+        blocks = [slice(t, min(t + length, total)) for t in range(0, total, length)]
+        for block in blocks:
             # X's part of A_g and A, for all steps of the block; the loop turns it, in place, into [Z, R] and H_tilde
             gates, all_H_tilde = X[block] @ W_xg, X[block] @ W_xh
             loop_forward(block, T, residual, X, states, gates, all_H_tilde, *stacked)
-            if keep:
-                kept += [all_H_tilde, gates]
+            kept += [all_H_tilde, gates] if keep else []
         ctx.save_for_backward(*stacked, X, states, *kept)
-        ctx.T, ctx.residual = T, residual
+        ctx.T, ctx.residual, ctx.blocks = T, residual, blocks
         return states[1:], X[T:, :, :-1]
 
     @staticmethod
@@ -192,17 +196,15 @@ class Recurrence(torch.autograd.Function):
         if torch.is_grad_enabled():  # create_graph=True: somebody wants the gradient of this gradient
             raise RuntimeError("GRU.forward has a first derivative only: use GRU.forward_by_steps")
         W_xg, W_hg, W_xh, W_hh, W_y, _, X, states, *kept = ctx.saved_tensors
-        T, residual, (total, B, n) = ctx.T, ctx.residual, dstates.shape
+        T, residual, (total, _, n) = ctx.T, ctx.residual, dstates.shape
         dX = nn.functional.pad(dgenerated, (0, 0, 0, 0, T, 0))  # (T + future, B, I)
         dW_xg, dW_hg, dW_xh, dW_hh, dH = (torch.zeros_like(Q) for Q in (W_xg, W_hg, W_xh, W_hh, states[0]))
-        # without the biases' rows: the 1 at the end of X needs no gradient
         W_xgT, W_hgT, W_xhT, W_hhT = WT = [W.t().contiguous() for W in (W_xg[:-1], W_hg, W_xh[:-1], W_hh)]
-        for block in reversed(blocks(total, B * n)):
+        for block in reversed(ctx.blocks):
             gates, all_H_tilde, H = kept.pop(), kept.pop(), states[block]
             dA_g, dA = loop_backward(block, T, residual, dX, dH, dstates, states, gates, all_H_tilde, *WT, W_y)
             # the weights: one product each for all steps of the block
-            RH = gates[..., n:] * H
-            x, H, RH, dA_g, dA = (Q.flatten(0, 1) for Q in (X[block], H, RH, dA_g, dA))
+            x, H, RH, dA_g, dA = (Q.flatten(0, 1) for Q in (X[block], H, gates[..., n:] * H, dA_g, dA))
             dW_xg.addmm_(x.t(), dA_g)
             dW_hg.addmm_(H.t(), dA_g)
             dW_xh.addmm_(x.t(), dA)
@@ -210,10 +212,8 @@ class Recurrence(torch.autograd.Function):
             if ctx.needs_input_grad[0]:  # dX of the given inputs; the loop has done that of the generated ones
                 given = dX[block.start : min(block.stop, T)].flatten(0, 1)  # a view: this fills in dX
                 given.addmm_(dA_g[: len(given)], W_xgT).addmm_(dA[: len(given)], W_xhT)
-        dW_y = db_y = None
-        if total > T:  # the readout was part of the loop
-            dY = dX[T:].flatten(0, 1)
-            dW_y, db_y = dY.t() @ states[T:total].relu().flatten(0, 1), dY.sum(0)
+        dY = dX[T:].flatten(0, 1)  # empty, unless the readout was part of the loop
+        dW_y, db_y = (dY.t() @ states[T:total].relu().flatten(0, 1), dY.sum(0)) if len(dY) else (None, None)
         of_Z, of_R = ((dW_xg[:-1, g], dW_hg[:, g], dW_xg[-1, g]) for g in (slice(n), slice(n, None)))  # (W_x, W_h, b)
         return dX[:T], dH, None, None, None, *of_Z, *of_R, dW_xh[:-1], dW_hh, dW_xh[-1], dW_y, db_y
 
