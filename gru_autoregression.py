@@ -32,7 +32,7 @@ new("--retrain", action="store_true", help="train a new network instead of loadi
 new("--untrained", action="store_true", help="fit the readout alone of a new network: an echo state network")
 new("--checkpoint", type=Path, default=SHIPPED, help="the network to load; the shipped one is never written to")
 flag("--seed", type=int, default=0, help="fixes the data, the first weights and the batches")
-flag("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: cuda if there is one")
+flag("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: cuda if kernels.py runs there")
 # data
 flag("--num_test", type=count, default=64, help="new trajectories to generate")
 flag("--num_samples", type=count, default=512, help="samples per training trajectory")

@@ -37,7 +37,7 @@ flag("--noise_std", type=float, default=0.2, help="largest standard deviation of
 flag("--init_lr", type=positive, default=1e-2, help="learning rate of Adam; decays to 0 as a cosine")
 flag("--max_grad_norm", type=positive, default=0.1, help="a longer gradient is clipped to this norm")
 flag("--seed", type=int, default=0, help="fixes the data, the first weights and the batches")
-flag("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: cuda if there is one")
+flag("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: cuda if kernels.py runs there")
 # output
 flag("--train_visualization", action=BooleanOptionalAction, default=True, help="draw the pictures")
 flag("--out_dir", type=Path, default="outputs", help="where pictures, model and metrics go")

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from datasets import TooLargeError
-from models import replacing, save_checkpoint
+from models import kernel_runs_on, replacing, save_checkpoint
 
 
 class ShellError(Exception):
@@ -52,7 +52,7 @@ def count(text):
 def set_up(args):
     """Begin a run: device, seed, style, and a folder for what it writes."""
     if args.device == "auto":
-        args.device = "cuda" if torch.cuda.is_available() else "cpu"
+        args.device = "cuda" if torch.cuda.is_available() and kernel_runs_on(torch.device("cuda")) else "cpu"
     if args.device == "cuda" and not torch.cuda.is_available():
         raise ShellError(2, "--device cuda: expected a machine with a CUDA device")
     torch.set_num_threads(1)  # products this small lose more to a second thread than they win
