@@ -66,7 +66,7 @@ class GRU(nn.Module):
         fit, and RuntimeError for second derivatives.
         """
         H = self._checked_state(inputs, H, future)
-        weights = *self._parameters.values(), self.fc.weight, self.fc.bias  # in the order above; parameters() is slow
+        weights = *self.parameters(recurse=False), *self.fc.parameters()  # in the order of __init__
         fits = self.num_hiddens <= 128 and self.num_inputs < 16 and inputs.dtype == H.dtype == self.b_z.dtype
         kernel = fits and H.itemsize > 2 and kernel_runs_on(H.device)  # of float32 or float64
         function = importlib.import_module("kernels").Recurrence if kernel else Recurrence  # Triton only if needed
