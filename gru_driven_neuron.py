@@ -92,13 +92,13 @@ def network(model):
 
     @torch.no_grad()
     def respond(I):
-        # the first WARM_UP voltages are the neuron's, all others the network's own predictions
         V = torch.zeros(*I.shape, 1, device=model.device)
         V[:WARM_UP, :, 0] = torch.tensor(neuron(I[:WARM_UP]))
-        I, H = torch.tensor(I).to(V)[..., None], V.new_zeros(I.shape[1], model.num_hiddens)
+        current, H = torch.tensor(I).to(V)[..., None], V.new_zeros(I.shape[1], model.num_hiddens)
         for t in range(len(I) - 1):
-            H, prediction = model.single_step(torch.cat([V[t], I[t]], dim=-1), H)
-            V[t + 1] = V[t + 1] if t + 1 < WARM_UP else prediction
+            H, prediction = model.single_step(torch.cat([V[t], current[t]], dim=-1), H)
+            if t + 1 >= WARM_UP:  # before, the voltages are the neuron's
+                V[t + 1] = prediction
         return V[..., 0].double().cpu().numpy()
 
     return respond
@@ -121,13 +121,13 @@ def threshold(respond, width, sign=1):
     begin = WARM_UP + 30
     I = np.zeros((begin + width + 150, len(PULSES)))
     I[begin : begin + width] = sign * PULSES
-    spikes = (respond(I)[begin if sign > 0 else begin + width :] > 1).any(0)  # at rest no other voltage is that high
+    spikes = (respond(I)[begin if sign > 0 else begin + width :] > 1).any(0)  # at rest no voltage is that high
     return PULSES[spikes.argmax()] if spikes.any() else np.nan
 
 
 def phase_response(respond, strength=0.2, width=4):
     """How far a pulse at each of PHASES advances the rhythm at I = 0.5, in periods; nan without a rhythm."""
-    begins = 250 + np.round(PHASES * period() / DT).astype(int)
+    begins = 250 + np.round(PHASES * period() / DT).astype(int)  # phase 0 is sample 250; the upstroke is at 0.47
     I = np.full((begins[-1] + 1000, len(PHASES) + 1), 0.5)  # the last trace is not disturbed
     for k, begin in enumerate(begins):
         I[begin : begin + width, k] += strength
@@ -221,7 +221,9 @@ def draw_pictures(out_dir, who, answers):
 def main(argv=None):
     args = parser.parse_args(argv)
     set_up(args)
-    train_set = DrivenNeurons(args.num_train, args.num_samples, args.currents, args.num_samples * DT, 4 * args.seed)
+    train_set = DrivenNeurons(
+        args.num_train, args.num_samples, args.currents, args.num_samples * DT, seed=4 * args.seed
+    )
     model, untrained = (GRU(2, args.n_hidden, 1, residual=True).to(args.device) for _ in range(2))
     untrained.fit_readout(train_set.data_x, train_set.data_y, skip=10)
     valid_I = DrivenNeurons(32, 512, args.currents, seed=4 * args.seed + 1).data_x[..., 1].double().numpy().T

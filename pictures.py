@@ -326,7 +326,11 @@ def draw_answers(figure, levels, phases, poke, curves, poked, dt):
     left.set(xlabel="time", ylabel="V", xlim=(0, dt * len(poke)), ylim=(-2.6, 2.4))
     left.set_title("Poked at rest: one sleeps on.", loc="left")
     right.axhline(0, color="0.8", linewidth=0.8, zorder=0)
-    right.set(xlabel="phase of a pulse, in periods", ylabel="next spikes come earlier by", xlim=(0, 1))
+    right.set(
+        xlabel="phase of a pulse, in periods (upstroke at 0.47)",
+        ylabel="next spikes come earlier by, in periods",
+        xlim=(0, 1),
+    )
     right.set_title("Poked while it fires: one hardly minds.", loc="left")
 
 
