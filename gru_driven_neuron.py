@@ -221,9 +221,7 @@ def draw_pictures(out_dir, who, answers):
 def main(argv=None):
     args = parser.parse_args(argv)
     set_up(args)
-    train_set = DrivenNeurons(
-        args.num_train, args.num_samples, args.currents, args.num_samples * DT, seed=4 * args.seed
-    )
+    train_set = DrivenNeurons(args.num_train, args.num_samples, args.currents, args.num_samples * DT, 4 * args.seed)
     model, untrained = (GRU(2, args.n_hidden, 1, residual=True).to(args.device) for _ in range(2))
     untrained.fit_readout(train_set.data_x, train_set.data_y, skip=10)
     valid_I = DrivenNeurons(32, 512, args.currents, seed=4 * args.seed + 1).data_x[..., 1].double().numpy().T
