@@ -37,29 +37,42 @@ def live_window(plot, *data, share=0.1):
 # ---- task 1 ----
 
 
-def plot_fit(figure, view, seen):
-    """Plot the true trace of `view`; update(history) adds the last epoch's free run after `seen` samples and errors."""
-    t = view.dt * np.arange(1, view.data_y.shape[1] + 1)
-    true = view.data_y.flatten().numpy()
-    start = min(seen, len(t)) - 1
-    free, error = figure.subplots(2, sharex=True, height_ratios=(3, 2))
-    free.plot(t, true, color="0.6", linewidth=4, label="neuron")
-    (generated,) = free.plot([], [], color="tab:red", linewidth=1.5, label="GRU, running freely")
-    free.axvspan(0, t[start], color="0.92")
-    free.text(t[start // 2], -2.9, "seen", ha="center", fontsize=11, color="0.3")
-    free.set(ylabel="V", xlim=(0, t[-1]), ylim=(-3.2, 2.8))
-    free.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)  # beside the title, clear of the spikes
-    (distance,) = error.semilogy([], [], color="tab:red", linewidth=1)
-    error.axhline(np.abs(np.diff(true)).mean(), color="0.3", linestyle=":", label="copying the last value, on average")
-    error.set(xlabel="time", ylabel="next step:\n|error|", ylim=(1e-6, 10), yticks=[1e-6, 1e-4, 1e-2, 1])
-    error.legend(loc="upper right", fontsize=11)
+def plot_filtering(figure, noisy, true, num_epochs):
+    """Plot the first of the `true` traces, and its `noisy` samples as far as the network sees them: the first half.
+
+    update(history) adds what the last epoch's network made of them, running freely from there, and the losses so far.
+    """
+    samples, V = (data.data_y[0].flatten().numpy() for data in (noisy, true))
+    t, half = true.dt * np.arange(1, len(V) + 1), len(V) // 2
+    figure.set_size_inches(10, 5)
+    trace, losses = figure.subplots(2, height_ratios=(3, 2))
+    trace.plot(t, V, color="0.75", linewidth=5, label="neuron")
+    trace.plot(t[:half], samples[:half], ".", color="0.2", markersize=3, label="its noisy samples")
+    (line,) = trace.plot([], [], color="tab:red", linewidth=1.5, label="GRU")
+    trace.axvspan(0, t[half - 1], color="0.95")
+    for start, text in ((0, " predicting the next sample from those before"), (half - 1, " running freely")):
+        trace.text(t[start], -3.0, text, fontsize=11, color="0.3")
+    trace.set(xlabel="time", ylabel="V", xlim=(0, t[-1]), ylim=(-3.2, 2.8))
+    trace.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3)  # beside the title, clear of the spikes
 
     def update(history):
-        generated.set_data(t[start:], np.clip(history[-1]["free_run"][start:], -5, 5))  # it may run away
-        distance.set_data(t, np.abs(history[-1]["trace"] - true) + 1e-12)
-        free.set_title(f"epoch {len(history)}   loss {history[-1]['loss']:.1e}", loc="left")
+        line.set_data(t, np.clip(history[-1]["trace"], -5, 5))  # it may run away
+        trace.set_title(f"epoch {len(history)}", loc="left")
+        draw_losses(losses, history)
+        losses.set_xlim(0, num_epochs + 1)
 
     return update
+
+
+def draw_losses(axes, history):
+    """Draw the losses in training and on traces that are not trained on, epoch by epoch, into a figure or axes."""
+    axes = axes if hasattr(axes, "semilogy") else axes.subplots()
+    axes.clear()
+    for name, label, style in (("loss", "training", "--"), ("view_loss", "new traces", "-")):
+        losses = [report.get(name, np.nan) for report in history]
+        axes.semilogy(range(1, len(losses) + 1), losses, style, color="black", marker=".", label=label)
+    axes.set(xlabel="epoch", ylabel="loss")
+    axes.legend(loc="upper right")
 
 
 def draw_neuron(figure, view):
@@ -88,6 +101,24 @@ def draw_neuron(figure, view):
     plane.plot(rest, (rest + a) / b, "o", markersize=9, markerfacecolor="white", color="C3", label="unstable point")
     plane.set(xlabel="V", ylabel="W", xlim=(-2.5, 2.5), ylim=(-1, 3.0))
     plane.legend(loc="upper center", ncols=2, fontsize=10)
+
+
+def draw_errors(figure, errors, noise_std):
+    """Draw mean squared errors, name -> (T,), against how many samples have been seen, as means over growing spans."""
+    labels = {"persistence": ("copy the last value", "0.4", ":", 2), "two_means": ("filter by hand", "C2", "-.", 2)}
+    labels |= {name: (f"{name.replace('_', ', ')} units", "C4", "--", 2) for name in errors if "untrained" in name}
+    labels |= {"ideal": ("ideal observer", "0.7", "-", 5), "gru": ("GRU", "tab:red", "-", 2)}
+    figure.set_size_inches(9, 4.5)
+    axes = figure.subplots()
+    for name, (label, color, style, width) in labels.items():
+        if name in errors:
+            edges = np.unique(np.geomspace(6, len(errors[name]), 14).astype(int))
+            means = [np.mean(errors[name][i:j]) for i, j in zip(edges[:-1], edges[1:])]
+            axes.loglog((edges[:-1] + edges[1:]) / 2, means, style, color=color, linewidth=width, label=label)
+    seen = np.array([6, len(errors["gru"])])
+    axes.loglog(seen, noise_std**2 / seen, color="black", linewidth=0.8, label="noise variance / samples seen")
+    axes.set(xlabel="samples seen", ylabel="mean squared error of the next V")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def draw_gradients(figure, before, after, window):
