@@ -2,9 +2,8 @@
 
     python gru_regression_scratch.py
 
-You should see the error on new neurons fall below those of copying the last value, of filters made by hand and of
-untrained networks. An ideal observer, who knows the neuron's equations, is nearly caught up with at first; then it
-goes on learning, and the GRU does not.
+You should see the GRU far ahead of simple filters and of untrained networks like itself, and for the first few hundred
+samples not far behind an ideal observer, which knows the neuron. Then the observer goes on learning; the GRU does not.
 """
 
 import math
@@ -22,7 +21,7 @@ from torch.utils.data import DataLoader
 from datasets import FitzhughNagumo, Traces
 from models import GRU
 from observers import ideal_prediction
-from pictures import draw_errors, draw_gradients, draw_losses, draw_neuron, live_window, plot_filtering
+from pictures import draw_memory, draw_neuron, live_window, plot_filtering, plot_losses
 from plumbing import FlagParser, count, follow, positive, run, save_figure, save_gif, set_up, write_metrics
 
 STEM = "gru_regression_scratch"
@@ -50,29 +49,38 @@ flag("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: cu
 flag("--train_visualization", action=BooleanOptionalAction, default=True, help="draw the pictures")
 flag("--out_dir", type=Path, default="outputs", help="where pictures, model and metrics go")
 
+LABELS = {"persistence": "copy the last value", "linear": "linear rule, 20 lags", "quintic": "quintic in (V, ΔV)"}
+LABELS |= {"two_means": "quintic in two means of five", "gru": "GRU", "ideal": "ideal observer"}
+
 # A network starts from a state of zero, and one sample of V does not tell W: it needs a few to find out. So the first
 # samples of every trace are neither trained on nor scored, for the network and the baselines alike.
 SKIP = 9
 
 
+def record(neurons, noise_std, seed):
+    """What an electrode hands out: the traces of a dataset with noise on every sample, inputs and targets alike."""
+    V = torch.cat([neurons.data_x[:, :1], neurons.data_y], dim=1)[..., 0].t().numpy()  # (T + 1, N)
+    return Traces(V + noise_std * np.random.default_rng(seed).standard_normal(V.shape), neurons.dt)
+
+
 def train_model(model, dataset, view, args):
     """Train by truncated backpropagation through time; after every epoch yield its mean loss, and the fit of `view`.
 
-    dataset: traces without noise; every batch gets noise of its own, on inputs and targets alike.
-    view: (noisy, true), two datasets of the same few neurons that are not trained on. "view_loss" is the error of
-    their predictions, scored against the true V; "trace" is that of the first, which from half-way on runs freely.
+    dataset: traces without noise; every batch gets noise of its own, and its targets, too.
+    view: a few neurons that are not trained on. "view_loss" is the error of what is predicted from their noisy samples,
+    scored without noise. "trace" is that of the first; from half-way on it runs freely, without seeing another sample.
     """
     batches = DataLoader(dataset, args.batch_size, shuffle=True)
     num_updates = args.num_epochs * len(batches) * math.ceil(dataset.data_x.shape[1] / args.window)
     optimizer = torch.optim.Adam(model.parameters(), lr=args.init_lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_updates)
-    noisy, true = view
-    half = noisy.data_x.shape[1] // 2
+    noisy = record(view, args.noise_std, args.seed)
+    half = view.data_x.shape[1] // 2
     for _ in range(args.num_epochs):
         loss = train_epoch(model, batches, optimizer, schedule, args)
-        error = mse_loss(model.predict(noisy.data_x)[:, SKIP:], true.data_y[:, SKIP:]).item()
-        trace = model.predict(noisy.data_x[:1, :half], future=noisy.data_x.shape[1] - half)
-        yield {"loss": loss, "view_loss": error, "trace": trace.flatten().numpy()}
+        view_loss = mse_loss(model.predict(noisy.data_x)[:, SKIP:], view.data_y[:, SKIP:]).item()
+        trace = model.predict(noisy.data_x[:1, :half], future=view.data_x.shape[1] - half).flatten().numpy()
+        yield {"loss": loss, "view_loss": view_loss, "trace": trace, "samples": noisy.data_y[0, :half, 0].numpy()}
 
 
 def train_epoch(model, batches, optimizer, schedule, args):
@@ -98,8 +106,8 @@ def train_epoch(model, batches, optimizer, schedule, args):
 def gradient_through_time(model, dataset, num_steps=200):
     """Measure how far back one prediction's error reaches: ‖dL/dH‖ at 0, 1, ... num_steps - 1 steps before it.
 
-    Returns a list: the root mean square over trajectories, divided by its value at 0 steps. Each trajectory contributes
-    one prediction, at a time of its own, because the reach depends on how long ago the last spike was.
+    A list of root mean squares over trajectories, relative to 0 steps. Each trajectory contributes one prediction, at a
+    time of its own, because the reach depends on how long ago the last spike was.
     """
     x, y = (data.transpose(0, 1).to(model.device) for data in (dataset.data_x, dataset.data_y))  # (T, N, 1)
     num_steps, each = min(num_steps, len(x) - 1), torch.arange(x.shape[1])
@@ -161,48 +169,35 @@ def predict_all(networks, baselines, x):
     return predictions
 
 
-def evaluate_model(predictions, true):
-    """Mean squared error of predictions (N, T), scored against the next V without noise, which only a simulator has."""
-    T, metrics = true.shape[1], {}
-    for name, prediction in predictions.items():
-        error = np.square(prediction - true).mean(axis=0)  # after each number of samples seen
+def evaluate_model(errors):
+    """Average errors (T,) over parts of the trace: name -> mean squared error."""
+    metrics = {}
+    for name, error in errors.items():
+        T = len(error)
         parts = {"mse": error[SKIP:], "early_mse": error[T // 10 : T // 5], "late_mse": error[T // 2 :]}
         metrics |= {f"{name}_{part}": float(values.mean()) for part, values in parts.items()}
-        metrics[f"{name}_along_the_way"] = error.tolist()
     return metrics
 
 
-def print_table(metrics, names, args):
-    labels = {"persistence": "copy the last value", "linear": "linear rule, 20 lags"}
-    labels |= {"quintic": "quintic polynomial in (V, ΔV)", "two_means": "quintic in two means of five"}
-    labels |= {"gru": "GRU", "ideal": "ideal observer"}
-    early = f"samples {args.num_samples // 10} to {args.num_samples // 5}"
-    print(f"\n{'test MSE of the next V':36}{early:>20}{'last half':>13}{'σ² / last half':>18}")
+def label(name):
+    return LABELS.get(name, f"{name.replace('_', ', ')} units")
+
+
+def print_table(metrics, names, num_samples):
+    early = f"samples {num_samples // 10} to {num_samples // 5}"
+    print(f"\n{'test MSE of the next V':36}{early:>20}{'last half':>13}")
     for name in names:
-        label = labels.get(name, f"{name.replace('_', ', ')} units, readout fitted")
-        late = metrics[f"{name}_late_mse"]
-        print(f"{label:36}{metrics[f'{name}_early_mse']:20.2e}{late:13.2e}{args.noise_std**2 / late:18.1f}")
+        print(f"{label(name):36}{metrics[f'{name}_early_mse']:20.2e}{metrics[f'{name}_late_mse']:13.2e}")
 
 
-def make_data(args):
-    """Neurons to train on, to look at and to test on; each a pair of datasets, recorded with noise and true."""
-    rng = np.random.default_rng(args.seed)
-    for offset, num in enumerate((args.num_train, 8, args.num_test)):  # no two offsets or seeds share a trajectory
-        settings = {"duration": args.duration, "seed": 4 * args.seed + offset, "anywhere": args.anywhere}
-        true = FitzhughNagumo(num, args.num_samples, **settings)
-        V = torch.cat([true.data_x[:, :1], true.data_y], dim=1)[..., 0].t().numpy()  # (T + 1, N)
-        yield Traces(V + args.noise_std * rng.standard_normal(V.shape), true.dt), true
-
-
-def draw_pictures(args, history, view, metrics, before, after):
-    """Write the neuron, the training as an animation and its losses, the table as curves, and the gradient's reach."""
-    errors = {name.removesuffix("_along_the_way"): curve for name, curve in metrics.items() if "along" in name}
+def draw_pictures(args, history, view, errors, before, after):
+    """Write the neuron, the training as an animation and its losses, what a memory is worth and how far it reaches."""
     frames = [history[:epoch] for epoch in np.unique(np.linspace(1, len(history), 45, dtype=int))]
-    save_figure(args.out_dir / "neuron.png", draw_neuron, view[1])
-    save_gif(args.out_dir / "fitzhugh_nagumo_regression.gif", frames, plot_filtering, *view, args.num_epochs)
-    save_figure(args.out_dir / "regression_losses.png", draw_losses, history)
-    save_figure(args.out_dir / "regression_errors.png", draw_errors, errors, args.noise_std)
-    save_figure(args.out_dir / "gradient_through_time.png", draw_gradients, before, after, args.window)
+    save_figure(args.out_dir / "neuron.png", draw_neuron, view)
+    save_gif(args.out_dir / "fitzhugh_nagumo_regression.gif", frames, plot_filtering, view)
+    save_figure(args.out_dir / "regression_losses.png", lambda figure: plot_losses(figure)(history))
+    errors = {label(name): error for name, error in errors.items() if name not in ("linear", "quintic")}
+    save_figure(args.out_dir / "regression_memory.png", draw_memory, errors, args.noise_std, before, after, args.window)
 
 
 def main(argv=None):
@@ -210,31 +205,36 @@ def main(argv=None):
     if min(args.window, args.num_samples) <= SKIP:
         parser.error(f"--window, --num_samples: expected more than the {SKIP} samples that do not count")
     set_up(args)
-    (noisy_train, train_set), view, (noisy_test, test_set) = make_data(args)
-    model = GRU(num_inputs=1, num_hiddens=args.n_hidden, num_outputs=1, residual=True).to(args.device)
-    controls = [GRU(1, width, 1, residual=True).to(args.device) for width in (args.n_hidden, 4 * args.n_hidden)]
+
+    def dataset(offset, num):  # no two offsets or seeds share a trajectory
+        settings = {"duration": args.duration, "seed": 4 * args.seed + offset, "anywhere": args.anywhere}
+        return FitzhughNagumo(num, args.num_samples, **settings)
+
+    train_set, view, test_set = dataset(0, args.num_train), dataset(1, 8), dataset(2, args.num_test)
+    noisy_train, noisy_test = (record(neurons, args.noise_std, args.seed) for neurons in (train_set, test_set))
+    model, *untrained = (GRU(1, n, 1, residual=True).to(args.device) for n in args.n_hidden * np.array([1, 1, 4]))
     before = gradient_through_time(model, noisy_test)
     training = train_model(model, train_set, view, args)  # a generator: nothing has run yet
-    live = live_window(plot_filtering, *view, args.num_epochs) if args.train_visualization else None
-    path = args.out_dir / f"{STEM}.pth"
-    info = {"best_by": "view_loss", "task": "regression", "dt": train_set.dt}
+    live = live_window(plot_filtering, view) if args.train_visualization else None
+    path, info = args.out_dir / f"{STEM}.pth", {"best_by": "view_loss", "task": "regression", "dt": train_set.dt}
     history, interrupted = follow(training, args.num_epochs, model, path, live, **info)
 
-    for network in controls:  # what did training buy?
+    for network in untrained:  # nothing is fitted but the readout: what does training buy?
         network.fit_readout(noisy_train.data_x, noisy_train.data_y, SKIP)
-    networks = {f"untrained_{network.num_hiddens}": network for network in controls} | {"gru": model}
+    networks = {f"untrained_{network.num_hiddens}": network for network in untrained} | {"gru": model}
     predictions = predict_all(networks, fit_baselines(noisy_train), noisy_test.data_x)
     if args.noise_std >= 0.01:  # without noise no match is exact
         predictions["ideal"] = ideal_prediction(noisy_test.data_x[..., 0], test_set, args.noise_std).numpy()
-    metrics = evaluate_model(predictions, test_set.data_y[..., 0].double().numpy())
-    print_table(metrics, predictions, args)
+    true = test_set.data_y[..., 0].double().numpy()  # without noise: only a simulator has it
+    errors = {name: np.square(prediction - true).mean(axis=0) for name, prediction in predictions.items()}  # (T,) each
+    metrics = evaluate_model(errors)
+    print_table(metrics, errors, args.num_samples)
     after = gradient_through_time(model, noisy_test)
     back = min(args.window, len(after) - 1)
     metrics |= {"gradient_before_training": before[back], "gradient_after_training": after[back]}
     print(f"\n|dL/dH|, {back} steps back over last: {before[back]:.0e} before training, {after[back]:.0e} after it")
     if args.train_visualization:
-        draw_pictures(args, history, view, metrics, before, after)
-    metrics = {name: value for name, value in metrics.items() if "along_the_way" not in name}  # curves, drawn above
+        draw_pictures(args, history, view, errors, before, after)
     metrics |= {"train_seconds": history[-1]["seconds"], "interrupted": interrupted}
     write_metrics(args.out_dir / f"{STEM}_metrics.json", metrics, args)
     return metrics

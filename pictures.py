@@ -9,7 +9,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.collections import LineCollection
 from sklearn.decomposition import PCA
-from sklearn.metrics import ConfusionMatrixDisplay
 
 from datasets import crosses_upwards, period, simulate
 
@@ -34,45 +33,54 @@ def live_window(plot, *data, share=0.1):
     return redraw
 
 
-# ---- task 1 ----
-
-
-def plot_filtering(figure, noisy, true, num_epochs):
-    """Plot the first of the `true` traces, and its `noisy` samples as far as the network sees them: the first half.
-
-    update(history) adds what the last epoch's network made of them, running freely from there, and the losses so far.
-    """
-    samples, V = (data.data_y[0].flatten().numpy() for data in (noisy, true))
-    t, half = true.dt * np.arange(1, len(V) + 1), len(V) // 2
-    figure.set_size_inches(10, 5)
-    trace, losses = figure.subplots(2, height_ratios=(3, 2))
-    trace.plot(t, V, color="0.75", linewidth=5, label="neuron")
-    trace.plot(t[:half], samples[:half], ".", color="0.2", markersize=3, label="its noisy samples")
-    (line,) = trace.plot([], [], color="tab:red", linewidth=1.5, label="GRU")
-    trace.axvspan(0, t[half - 1], color="0.95")
-    for start, text in ((0, " predicting the next sample from those before"), (half - 1, " running freely")):
-        trace.text(t[start], -3.0, text, fontsize=11, color="0.3")
-    trace.set(xlabel="time", ylabel="V", xlim=(0, t[-1]), ylim=(-3.2, 2.8))
-    trace.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3)  # beside the title, clear of the spikes
+def plot_losses(figure):
+    """Plot the losses, epoch by epoch; return update(history)."""
+    axes = figure.subplots()
 
     def update(history):
-        line.set_data(t, np.clip(history[-1]["trace"], -5, 5))  # it may run away
-        trace.set_title(f"epoch {len(history)}", loc="left")
-        draw_losses(losses, history)
-        losses.set_xlim(0, num_epochs + 1)
+        axes.clear()
+        losses = [(report["loss"], report["view_loss"]) for report in history]
+        axes.semilogy(range(1, len(losses) + 1), losses, label=["in training", "on traces not trained on"])
+        axes.set(xlabel="epoch", ylabel="loss")
+        axes.legend()
 
     return update
 
 
-def draw_losses(axes, history):
-    """Draw the losses in training and on traces that are not trained on, epoch by epoch, into a figure or axes."""
-    axes = axes if hasattr(axes, "semilogy") else axes.subplots()
-    axes.clear()
-    for name, label, style in (("loss", "training", "--"), ("view_loss", "new traces", "-")):
-        losses = [report.get(name, np.nan) for report in history]
-        axes.semilogy(range(1, len(losses) + 1), losses, style, color="black", marker=".", label=label)
-    axes.set(xlabel="epoch", ylabel="loss")
-    axes.legend(loc="upper right")
+# ---- task 1 ----
+
+
+def plot_filtering(figure, view):
+    """Plot the first trace of `view`; return update(history).
+
+    It adds the noisy samples that the network sees of it, in the first half, and what the last epoch's makes of them.
+    """
+    V = view.data_y[0].flatten().numpy()
+    t, half = view.dt * np.arange(1, len(V) + 1), len(V) // 2
+    figure.set_size_inches(10, 5)
+    trace, error = figure.subplots(2, sharex=True, height_ratios=(3, 2))
+    trace.plot(t, V, color="0.75", linewidth=5, label="neuron")
+    (dots,) = trace.plot([], [], ".", color="0.2", markersize=2, label="its noisy samples")
+    (line,) = trace.plot([], [], color="tab:red", linewidth=1.5, label="GRU")
+    (noise,) = error.plot([], [], ".", color="0.2", markersize=3)
+    (distance,) = error.plot([], [], color="tab:red", linewidth=1.5)
+    for axes in (trace, error):
+        axes.axvspan(0, t[half - 1], color="0.95")
+    trace.text(0, -3.0, " sees every sample, predicts the next", fontsize=11, color="0.3")
+    trace.text(t[half - 1], -3.0, " runs freely", fontsize=11, color="0.3")
+    trace.set(ylabel="V", xlim=(0, t[-1]), ylim=(-3.2, 2.8))
+    trace.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3)  # beside the title, clear of the spikes
+    error.set(xlabel="time", ylabel="minus the neuron", ylim=(-0.45, 0.45))
+
+    def update(history):
+        prediction = np.clip(history[-1]["trace"], -5, 5)  # it may run away
+        dots.set_data(t[:half], history[-1]["samples"])
+        noise.set_data(t[:half], history[-1]["samples"] - V[:half])
+        line.set_data(t, prediction)
+        distance.set_data(t, prediction - V)
+        trace.set_title(f"epoch {len(history)}   error {history[-1]['view_loss']:.1e}", loc="left")
+
+    return update
 
 
 def draw_neuron(figure, view):
@@ -103,32 +111,23 @@ def draw_neuron(figure, view):
     plane.legend(loc="upper center", ncols=2, fontsize=10)
 
 
-def draw_errors(figure, errors, noise_std):
-    """Draw mean squared errors, name -> (T,), against how many samples have been seen, as means over growing spans."""
-    labels = {"persistence": ("copy the last value", "0.4", ":", 2), "two_means": ("filter by hand", "C2", "-.", 2)}
-    labels |= {name: (f"{name.replace('_', ', ')} units", "C4", "--", 2) for name in errors if "untrained" in name}
-    labels |= {"ideal": ("ideal observer", "0.7", "-", 5), "gru": ("GRU", "tab:red", "-", 2)}
-    figure.set_size_inches(9, 4.5)
-    axes = figure.subplots()
-    for name, (label, color, style, width) in labels.items():
-        if name in errors:
-            edges = np.unique(np.geomspace(6, len(errors[name]), 14).astype(int))
-            means = [np.mean(errors[name][i:j]) for i, j in zip(edges[:-1], edges[1:])]
-            axes.loglog((edges[:-1] + edges[1:]) / 2, means, style, color=color, linewidth=width, label=label)
-    seen = np.array([6, len(errors["gru"])])
-    axes.loglog(seen, noise_std**2 / seen, color="black", linewidth=0.8, label="noise variance / samples seen")
-    axes.set(xlabel="samples seen", ylabel="mean squared error of the next V")
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-
-
-def draw_gradients(figure, before, after, window):
-    """Draw the size of dL/dH at each step back in time, for the network before and after training."""
-    axes = figure.subplots()
-    axes.semilogy(before, label="before training")
-    axes.semilogy(after, label="after training")
-    axes.axvline(window, color="0.6", linestyle=":", label=f"truncated here in training: {window} steps")
-    axes.set(xlabel="steps back in time", ylabel="relative size of dL/dH", xlim=(0, len(before) - 1), ylim=(1e-12, 10))
-    axes.legend()
+def draw_memory(figure, errors, noise_std, before, after, window):
+    """Draw errors, name -> (T,), against samples seen, as means over growing spans; and the size of dL/dH."""
+    figure.set_size_inches(11, 4.5)
+    left, right = figure.subplots(1, 2)
+    styles = {"ideal observer": ("0.7", "-", 5), "GRU": ("tab:red", "-", 2.5)}
+    for k, (name, error) in enumerate(errors.items()):
+        color, style, width = styles.get(name, (f"C{k}", ("--", "-.", ":")[k % 3], 2))
+        edges = np.unique(np.geomspace(6, len(error), 14).astype(int))
+        means = [np.mean(error[i:j]) for i, j in zip(edges[:-1], edges[1:])]
+        left.loglog((edges[:-1] + edges[1:]) / 2, means, style, color=color, linewidth=width, label=name)
+    left.loglog(edges, noise_std**2 / edges, color="black", linewidth=0.8, label="noise variance / samples seen")
+    left.set(xlabel="samples seen", ylabel="mean squared error of the next V", ylim=(None, 0.1))
+    left.legend(fontsize=10)
+    right.semilogy(np.transpose([before, after]), label=["before training", "after training"])
+    right.axvline(window, color="0.6", linestyle=":", label=f"cut in training: {window} steps")
+    right.set(xlabel="steps back in time", ylabel="relative size of dL/dH", xlim=(0, len(before) - 1), ylim=(1e-12, 10))
+    right.legend()
 
 
 # ---- task 2 ----
@@ -244,19 +243,6 @@ def draw_gates(figure, V, Z, R, dt):
 # ---- task 3 ----
 
 
-def plot_history(figure):
-    """Set up loss and accuracy, epoch by epoch; return update(history)."""
-    axes = dict(zip(("loss", "accuracy"), figure.subplots(1, 2)))
-
-    def update(history):
-        for name, ax in axes.items():
-            ax.clear()
-            ax.plot(range(1, len(history) + 1), [report[name] for report in history])
-            ax.set(xlabel="epoch", ylabel=name)
-
-    return update
-
-
 def draw_samples(figure, dataset, num=3):
     """Draw the first traces of each class."""
     figure.set_size_inches(8, 5)
@@ -268,14 +254,6 @@ def draw_samples(figure, dataset, num=3):
         axes[label].set_title(f"class {name}: a = {parameters['a']}, b = {parameters['b']}", loc="left")
         axes[label].set_ylabel("V")
     axes[-1].set(xlabel="time", xlim=(0, dataset.T * dataset.dt))
-
-
-def draw_confusion(figure, matrix, classes):
-    """Draw how many traces of each class were taken for which: rates, and all cells readable."""
-    figure.set_size_inches(5, 4.4)
-    rates = np.array(matrix) / np.maximum(np.sum(matrix, axis=1, keepdims=True), 1)
-    display = ConfusionMatrixDisplay(rates, display_labels=[f"class {name}" for name in classes])
-    display.plot(ax=figure.subplots(), cmap="Blues", values_format=".3f", im_kw={"vmin": 0, "vmax": 1})
 
 
 def draw_accuracy(figure, metrics, dt):
