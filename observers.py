@@ -9,10 +9,11 @@ import math
 import numpy as np
 import torch
 
-from datasets import FitzhughNagumo, period, simulate
+from datasets import FitzhughNagumo, simulate
 
 CORNERS = (-3.0, 3.0), (2.5, -1.5)  # V(0) and W(0) in two corners of the box in which neurons start
 SETTLED = 10.0  # time units after its start a neuron is on one of the two paths from these corners to the limit cycle
+PATH = 220.0  # time units along a path until it has joined the limit cycle and gone round it once
 
 
 def weigh(x, hypotheses, noise_std):
@@ -44,8 +45,8 @@ def moments_of_two_paths(dataset, num_samples, step=0.05):
 
     dataset: a FitzhughNagumo, for its dt and its parameters.
     """
-    own_period, stride = period(**dataset.parameters), math.ceil(dataset.dt / step)
-    num_moments = round(1.8 * own_period / (dataset.dt / stride))  # the way to the limit cycle, and once round it
+    stride = math.ceil(dataset.dt / step)
+    num_moments = round(PATH / dataset.dt * stride)
     t = SETTLED / 2 + np.arange(num_moments + stride * num_samples) * dataset.dt / stride
     V, _ = simulate(*CORNERS, np.append(0.0, t), **dataset.parameters)
     V = torch.tensor(V[1:], dtype=torch.float32).unfold(0, num_moments, stride)  # (time, paths, moments)

@@ -51,26 +51,23 @@ def plot_losses(figure):
 
 
 def plot_filtering(figure, view):
-    """Plot the first trace of `view`; return update(history).
-
-    It adds the noisy samples that the network sees of it, in the first half, and what the last epoch's makes of them.
-    """
+    """Plot the first trace of `view`; update(history) adds its noisy samples and the last epoch's network."""
     V = view.data_y[0].flatten().numpy()
     t, half = view.dt * np.arange(1, len(V) + 1), len(V) // 2
-    figure.set_size_inches(10, 5)
+    figure.set_size_inches(9, 4.8)
     trace, error = figure.subplots(2, sharex=True, height_ratios=(3, 2))
     trace.plot(t, V, color="0.75", linewidth=5, label="neuron")
     (dots,) = trace.plot([], [], ".", color="0.2", markersize=2, label="its noisy samples")
     (line,) = trace.plot([], [], color="tab:red", linewidth=1.5, label="GRU")
     (noise,) = error.plot([], [], ".", color="0.2", markersize=3)
     (distance,) = error.plot([], [], color="tab:red", linewidth=1.5)
-    for axes in (trace, error):
-        axes.axvspan(0, t[half - 1], color="0.95")
+    trace.axvspan(0, t[half - 1], color="0.95")
+    error.axvspan(0, t[half - 1], color="0.95")
     trace.text(0, -3.0, " sees every sample, predicts the next", fontsize=11, color="0.3")
     trace.text(t[half - 1], -3.0, " runs freely", fontsize=11, color="0.3")
     trace.set(ylabel="V", xlim=(0, t[-1]), ylim=(-3.2, 2.8))
     trace.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3)  # beside the title, clear of the spikes
-    error.set(xlabel="time", ylabel="minus the neuron", ylim=(-0.45, 0.45))
+    error.set(xlabel="time", ylabel="minus the\nneuron", ylim=(-0.45, 0.45))
 
     def update(history):
         prediction = np.clip(history[-1]["trace"], -5, 5)  # it may run away
@@ -113,7 +110,7 @@ def draw_neuron(figure, view):
 
 def draw_memory(figure, errors, noise_std, before, after, window):
     """Draw errors, name -> (T,), against samples seen, as means over growing spans; and the size of dL/dH."""
-    figure.set_size_inches(11, 4.5)
+    figure.set_size_inches(11, 5.2)
     left, right = figure.subplots(1, 2)
     styles = {"ideal observer": ("0.7", "-", 5), "GRU": ("tab:red", "-", 2.5)}
     for k, (name, error) in enumerate(errors.items()):
@@ -123,11 +120,11 @@ def draw_memory(figure, errors, noise_std, before, after, window):
         left.loglog((edges[:-1] + edges[1:]) / 2, means, style, color=color, linewidth=width, label=name)
     left.loglog(edges, noise_std**2 / edges, color="black", linewidth=0.8, label="noise variance / samples seen")
     left.set(xlabel="samples seen", ylabel="mean squared error of the next V", ylim=(None, 0.1))
-    left.legend(fontsize=10)
+    left.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=10)
     right.semilogy(np.transpose([before, after]), label=["before training", "after training"])
     right.axvline(window, color="0.6", linestyle=":", label=f"cut in training: {window} steps")
     right.set(xlabel="steps back in time", ylabel="relative size of dL/dH", xlim=(0, len(before) - 1), ylim=(1e-12, 10))
-    right.legend()
+    right.legend(loc="lower left", bbox_to_anchor=(0, 1))
 
 
 # ---- task 2 ----
