@@ -57,24 +57,24 @@ LABELS |= {"two_means": "quintic in two means of five", "gru": "GRU", "ideal": "
 SKIP = 9
 
 
-def record(neurons, noise_std, seed):
+def record(neurons, noise_std):
     """What an electrode hands out: the traces of a dataset with noise on every sample, inputs and targets alike."""
     V = torch.cat([neurons.data_x[:, :1], neurons.data_y], dim=1)[..., 0].t().numpy()  # (T + 1, N)
-    return Traces(V + noise_std * np.random.default_rng(seed).standard_normal(V.shape), neurons.dt)
+    return Traces(V + noise_std * neurons.rng.standard_normal(V.shape), neurons.dt)
 
 
 def train_model(model, dataset, view, args):
     """Train by truncated backpropagation through time; after every epoch yield its mean loss, and the fit of `view`.
 
-    dataset: traces without noise; every batch gets noise of its own, and its targets, too.
-    view: a few neurons that are not trained on. "view_loss" is the error of what is predicted from their noisy samples,
-    scored without noise. "trace" is that of the first; from half-way on it runs freely, without seeing another sample.
+    dataset: traces without noise; every batch gets noise of its own. view: a few neurons that are not trained on.
+    "view_loss" is the error of what is predicted from their noisy samples, scored without noise; "trace" shows it for
+    the first, and runs freely from half-way on.
     """
     batches = DataLoader(dataset, args.batch_size, shuffle=True)
     num_updates = args.num_epochs * len(batches) * math.ceil(dataset.data_x.shape[1] / args.window)
     optimizer = torch.optim.Adam(model.parameters(), lr=args.init_lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_updates)
-    noisy = record(view, args.noise_std, args.seed)
+    noisy = record(view, args.noise_std)
     half = view.data_x.shape[1] // 2
     for _ in range(args.num_epochs):
         loss = train_epoch(model, batches, optimizer, schedule, args)
@@ -211,7 +211,7 @@ def main(argv=None):
         return FitzhughNagumo(num, args.num_samples, **settings)
 
     train_set, view, test_set = dataset(0, args.num_train), dataset(1, 8), dataset(2, args.num_test)
-    noisy_train, noisy_test = (record(neurons, args.noise_std, args.seed) for neurons in (train_set, test_set))
+    noisy_train, noisy_test = (record(neurons, args.noise_std) for neurons in (train_set, test_set))
     model, *untrained = (GRU(1, n, 1, residual=True).to(args.device) for n in args.n_hidden * np.array([1, 1, 4]))
     before = gradient_through_time(model, noisy_test)
     training = train_model(model, train_set, view, args)  # a generator: nothing has run yet
