@@ -3,8 +3,17 @@
 import os
 import signal
 
+import pytest
+
 os.environ["OMP_NUM_THREADS"] = "1"  # in every worker and every script: with more threads they wait for each other
-# a test that wants a window says so; and without its buffer stdout would fail at another place than a user's
-for name in ("DISPLAY", "MPLBACKEND", "PYTHONUNBUFFERED"):
+os.environ["MPLBACKEND"] = "agg"
+for name in ("DISPLAY", "WAYLAND_DISPLAY", "PYTHONUNBUFFERED"):
     os.environ.pop(name, None)
-signal.signal(signal.SIGINT, signal.default_int_handler)  # where pytest runs in the background, Ctrl-C may be ignored
+
+
+@pytest.fixture(autouse=True)
+def _sigint():
+    """Handle Ctrl-C as Python does, not as a worker of pytest-xdist."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -3,10 +3,11 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from running import TOP
 
+TOP = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.slow
 SEEDS = pytest.mark.parametrize("seed", ["0", "1", "2"])
 
@@ -15,7 +16,6 @@ def metrics_of(stem, *flags, out_dir):
     command = [sys.executable, str(TOP / f"{stem}.py"), *flags, "--out_dir", str(out_dir)]
     subprocess.run(command, check=True, cwd=TOP, stdout=subprocess.DEVNULL)
     metrics = json.loads((out_dir / f"{stem}_metrics.json").read_text())
-    del metrics["flags"]
     print(stem, *flags, json.dumps(metrics))
     return metrics
 

@@ -1,212 +1,212 @@
-"""The scripts, run as a student runs them: from the shell, with tiny sizes, without a display."""
+"""The scripts, run as a student runs them, with tiny sizes; and who gets which error."""
 
 import importlib
 import json
-import math
 import os
-import tempfile
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
+import numpy as np
 import pytest
-import torch
 from PIL import Image
-from running import SCRIPTS, run_forked, run_script
 
-from models import load_checkpoint
+import plumbing
+from models import GRU, load_checkpoint, save_checkpoint
 
-NO_DISPLAY = {
-    "gru_regression_scratch": {"DISPLAY": ":987"},  # set, but nobody is there
-    "gru_autoregression": {"MPLBACKEND": "TkAgg"},
-    "gru_classification_scratch": {"DISPLAY": ":987", "MPLBACKEND": "TkAgg"},
+TOP = Path(__file__).resolve().parents[1]
+TINY = {
+    "gru_regression_scratch": "--num_epochs 2 --num_train 4 --num_test 2 --num_samples 100 --duration 40 --n_hidden 4",
+    "gru_autoregression": "--retrain --num_epochs_one_step 1 --num_epochs 2 --updates_per_epoch 2 --num_train 4 "
+    "--num_test 2 --num_samples 128 --duration 100 --first_horizon 10 --horizon 20 --test_duration 300 --n_hidden 4",
+    "gru_classification_scratch": "--num_epochs 2 --num_train 4 --num_test 8 --n_hidden 4 --duration 40 --dt 1",
 }
 IN_THE_TABLE = {  # metrics, and how the table shows them
-    "gru_regression_scratch": {
-        f"{name}{column}_mse": ".2e"
-        for name in ("test", "persistence", "autoregression", "cubic", "quintic")
-        for column in ("", "_half_dt")
-    },
-    "gru_autoregression": {"period_error": ".1e", "original_amplitude_error": ".1e", "w_r2": ".5f", "test_mse": ".1e"},
-    "gru_classification_scratch": {"accuracy": ".4f", "ideal_accuracy": ".4f", "features_accuracy": ".4f"},
+    "gru_regression_scratch": dict.fromkeys(["test_mse", "cubic_from_tenth_mse", "quintic_half_dt_mse"], ".2e"),
+    "gru_autoregression": {"period_error": ".1e", "original_amplitude_error": ".1e", "w_r2": ".5f"},
+    "gru_classification_scratch": dict.fromkeys(["accuracy", "ideal_accuracy", "features_accuracy"], ".4f"),
+}
+DATA = {  # the seed of each data set, of --seed 5, and whether its neurons start anywhere
+    "gru_regression_scratch": {(20, True), (21, True), (22, True)},
+    "gru_autoregression": {(20, True), (21, True), (22, True), (23, False)},
+    "gru_classification_scratch": {(20, None), (21, None), (22, None)},
+}
+PICTURES = {
+    "gru_regression_scratch": {"neuron.png", "fitzhugh_nagumo_regression.gif", "gradient_through_time.png"},
+    "gru_autoregression": {"autoGRU.gif", "phase_portrait.png", "gates.png"},
+    "gru_classification_scratch": {f"{name}.png" for name in ("classification", "cfmat", "classification_accuracy")}
+    | {"classification.gif"},
 }
 
 
-@pytest.fixture(scope="module", params=SCRIPTS)
-def finished(request, tmp_path_factory):
-    """Every script once, with its pictures, where it looks for a display in vain."""
-    stem, out_dir = request.param, tmp_path_factory.mktemp(request.param)
-    return stem, out_dir, run_script(stem, "--seed 5", out_dir, env=os.environ | NO_DISPLAY[stem])
+def save_short_gif(path, frames, *data, **options):
+    plumbing.save_gif(path, [frames[0], frames[-1]], *data, **options | {"fps": 1})
 
 
-@pytest.fixture(scope="module")
-def finished_again(finished, tmp_path_factory):
-    """The same run once more, without pictures."""
-    stem, _, _ = finished
-    out_dir = tmp_path_factory.mktemp(f"{stem}_again")
-    return stem, out_dir, run_forked(stem, "--seed 5 --no-train_visualization", out_dir)
+@pytest.fixture
+def shell(capsys, monkeypatch):
+    """Run a script in this process; return its exit status and what it said."""
+
+    def run_script(stem, flags):
+        script = importlib.import_module(stem)
+        monkeypatch.setattr(sys, "argv", [f"{stem}.py"])
+        monkeypatch.setattr(script.parser, "prog", f"{stem}.py")
+        monkeypatch.setattr(script, "save_gif", save_short_gif)
+        with pytest.raises(SystemExit) as stopped:
+            plumbing.run(lambda: script.main(flags.split()))
+        return stopped.value.code, *capsys.readouterr()
+
+    return run_script
 
 
-def test_runs_quietly_and_names_what_it_wrote(finished):
-    stem, out_dir, result = finished
-    assert result.returncode == 0, result.stderr
-    assert result.stderr == ""
-    assert "\r" not in result.stdout
-    assert len(result.stdout) < 5000
-    named = {line.removeprefix("wrote ") for line in result.stdout.splitlines() if line.startswith("wrote ")}
-    assert named == {str(path) for path in out_dir.iterdir()}
+@pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")  # matplotlib on a tensor
+@pytest.mark.parametrize("stem", TINY)
+def test_run_writes_and_says_what_it_should_and_its_seed_gives_the_same_bits_again(stem, shell, tmp_path, monkeypatch):
+    script, results, made = importlib.import_module(stem), [], set()
+    (name,) = {"FitzhughNagumo", "FitzhughNagumoClassification"} & set(vars(script))
+    dataset = getattr(script, name)
 
+    def make(*sizes, **settings):
+        made.add((settings["seed"], settings.get("anywhere")))
+        return dataset(*sizes, **settings)
 
-def test_metrics_and_model_are_written(finished):
-    stem, out_dir, _ = finished
-    metrics = json.loads((out_dir / f"{stem}_metrics.json").read_text())
-    assert metrics["seconds"] >= metrics["train_seconds"] > 0
-    assert metrics["flags"]["num_epochs"] == 2
-    assert all(math.isfinite(value) for value in metrics.values() if isinstance(value, float))
-    assert load_checkpoint(out_dir / f"{stem}.pth").num_hiddens == 4
-
-
-def test_the_same_seed_gives_the_same_bits(finished, finished_again):
-    results = []
-    for stem, out_dir, result in (finished, finished_again):
+    monkeypatch.setattr(script, name, make)
+    for out_dir, flags in ((tmp_path / "a" / "b", ""), (tmp_path / "c", "--no-train_visualization")):
+        status, stdout, stderr = shell(stem, f"{TINY[stem]} --seed 5 {flags} --out_dir {out_dir}")
+        assert (status, stderr) == (0, "")
+        expected = {f"{stem}.pth", f"{stem}_metrics.json"} | (set() if flags else PICTURES[stem])
+        assert {path.name for path in out_dir.iterdir()} == expected
+        wrote = {line.removeprefix("wrote ") for line in stdout.splitlines() if line.startswith("wrote ")}
+        assert wrote == {str(path) for path in out_dir.iterdir()}
         metrics = json.loads((out_dir / f"{stem}_metrics.json").read_text())
-        losses = [line for line in result.stdout.splitlines() if "loss" in line]
-        kept = {name: value for name, value in metrics.items() if "seconds" not in name and name != "flags"}
-        results.append((losses, kept, (out_dir / f"{stem}.pth").read_bytes()))
-    assert len(results[0][0]) >= 2
+        assert metrics.pop("flags")["n_hidden"] == 4
+        assert metrics.pop("train_seconds") > 0
+        assert metrics["interrupted"] is False
+        for name, form in IN_THE_TABLE[stem].items():
+            assert f"{metrics[name]:{form}}" in stdout, name
+        results.append((metrics, (out_dir / f"{stem}.pth").read_bytes()))
     assert results[0] == results[1]
+    assert made == DATA[stem]
+    assert load_checkpoint(out_dir / f"{stem}.pth").info["dt"] > 0
+    for name in PICTURES[stem]:
+        with Image.open(tmp_path / "a" / "b" / name) as picture:
+            picture.load()
+            assert (getattr(picture, "n_frames", 1) > 1) == name.endswith(".gif")
+            assert len(picture.convert("RGB").getcolors(maxcolors=2**24)) > 10  # something is drawn
 
 
-def test_without_pictures_there_are_none(finished_again):
-    stem, out_dir, result = finished_again
-    assert (result.returncode, result.stderr) == (0, "")
-    assert {path.name for path in out_dir.iterdir()} == {f"{stem}.pth", f"{stem}_metrics.json"}
+EVERY_SCRIPT = {
+    "--n_hidden 0": "--n_hidden: '0': expected a number above 0",
+    "--n_hidden 1.5": "--n_hidden: invalid",
+    "--init_lr nan": "--init_lr: 'nan': expected a number above 0",
+    "--num_epochs many": "--num_epochs: invalid",
+    "--num_epoch 3": "unrecognized arguments: --num_epoch 3",
+    "--train_visualization False": "--no-flag",
+    "--device tpu": "--device: invalid choice: 'tpu'",
+    "--seed -1": "--seed",
+    f"--out_dir {__file__}/below": f"--out_dir {__file__}/below: Not a directory",
+}
+ONE_SCRIPT = {
+    "gru_regression_scratch --window 4": "--window",
+    "gru_regression_scratch --num_train 100000 --num_samples 100000": "100,000 traces of 100,000 samples",
+    "gru_classification_scratch --task easy": "--task: invalid choice: 'easy'",
+    "gru_autoregression --n_hidden 16": "--n_hidden has no effect without --retrain",
+    "gru_autoregression --untrained --horizon 5": "--horizon has no effect",
+    "gru_autoregression --untrained --retrain": "not allowed with",
+    "gru_autoregression --retrain --horizon 500": "--num_samples: expected at least --warm_up + --horizon",
+}
 
 
-def test_the_metrics_hold_what_the_table_says(finished):
-    stem, out_dir, result = finished
-    metrics = json.loads((out_dir / f"{stem}_metrics.json").read_text())
-    for name, form in IN_THE_TABLE[stem].items():
-        assert f"{metrics[name]:{form}}" in result.stdout, name
+@pytest.mark.parametrize("command", [f"{stem} {flags}" for stem in TINY for flags in EVERY_SCRIPT] + list(ONE_SCRIPT))
+def test_wrong_flag_is_one_line_and_status_2(command, shell, tmp_path):
+    stem, flags = command.split(maxsplit=1)
+    out_dir = "" if "--out_dir" in flags else f"--out_dir {tmp_path / 'out'}"
+    status, stdout, stderr = shell(stem, f"{flags} {out_dir}")
+    assert (status, stdout, stderr.count("\n")) == (2, "", 1)
+    assert stderr.startswith(f"{stem}.py: error: ")
+    assert (ONE_SCRIPT[command] if command in ONE_SCRIPT else EVERY_SCRIPT[flags]) in stderr
 
 
-def test_gif_has_its_frames(finished):
-    _, out_dir, _ = finished
-    (path,) = out_dir.glob("*.gif")
-    with Image.open(path) as gif:
-        assert gif.n_frames >= 2
-        assert gif.size == ((1000, 450) if path.name == "autoGRU.gif" else (800, 400))
+@pytest.mark.parametrize("kind", ["missing", "damaged", "of another task"])
+def test_checkpoint_that_is_none_is_one_line_and_status_2(kind, shell, tmp_path):
+    path, model = tmp_path / "model.pth", GRU(1, 4, 2 if kind == "of another task" else 1)
+    if kind != "missing":
+        save_checkpoint(path, model)
+    if kind == "damaged":
+        content = bytearray(path.read_bytes())
+        content[content.index(model.W_hh.detach().numpy().tobytes())] ^= 1
+        path.write_bytes(content)
+    status, stdout, stderr = shell("gru_autoregression", f"--checkpoint {path} --out_dir {tmp_path}")
+    assert (status, stdout, stderr.count("\n")) == (2, "", 1)
+    assert f"checkpoint {path}" in stderr
 
 
-COMMON = "seed device num_epochs batch_size init_lr n_hidden train_visualization out_dir"
+def test_divergence_is_one_line_and_status_1_and_leaves_the_older_model(shell, tmp_path):
+    stem = "gru_regression_scratch"
+    (tmp_path / f"{stem}.pth").write_bytes(b"older")
+    status, _, stderr = shell(stem, f"{TINY[stem]} --init_lr 1e9 --out_dir {tmp_path}")
+    assert (status, stderr.count("\n")) == (1, 1)
+    assert "diverged" in stderr
+    assert "learning rate" in stderr
+    assert (tmp_path / f"{stem}.pth").read_bytes() == b"older"
+    assert not (tmp_path / f"{stem}_metrics.json").exists()
 
 
-@pytest.mark.parametrize("stem", SCRIPTS)
-def test_help_lists_the_flags(stem, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        parser_of(stem).parse_args(["--help"])
-    assert stopped.value.code == 0
-    text = capsys.readouterr().out
-    assert all(f"--{name}" in text for name in COMMON.split())
+def test_error_in_code_that_a_student_edits_keeps_its_place(shell, tmp_path, monkeypatch):
+    stem = "gru_regression_scratch"
+
+    def planted(*args):
+        return np.zeros((2, 199)) + np.zeros((2, 200))
+
+    monkeypatch.setattr(importlib.import_module(stem), "evaluate_model", planted)
+    with pytest.raises(ValueError, match=r"shapes \(2,199\) \(2,200\)") as error:  # Python shows it: status 1
+        shell(stem, f"{TINY[stem]} --no-train_visualization --out_dir {tmp_path}")
+    assert [entry.name for entry in error.traceback][-2:] == ["main", "planted"]
 
 
-def parser_of(stem):
-    return importlib.import_module(stem).parser
+def start(stem, flags, cwd, **variables):
+    """Start a script in a process of its own, from the folder `cwd`."""
+    environment = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"} | variables
+    command = [sys.executable, str(TOP / f"{stem}.py"), *TINY[stem].split(), *flags.split()]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=cwd, env=environment, **pipes)
 
 
-def number_flags(stem):
-    """The names of the flags that take a number."""
-    return [action.dest for action in parser_of(stem)._actions if getattr(action.type, "__name__", "") == "parse"]
+def wait_for(path, process):
+    end = time.monotonic() + 60
+    while not path.exists() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.05)
 
 
-@pytest.mark.parametrize("stem", SCRIPTS)
-@pytest.mark.parametrize("value", ["-1", "nan", "inf", "-inf", "1e999", "many", "", "9" * 30, "1,5"])
-def test_every_number_refuses_what_is_none(stem, value, capsys):
-    assert len(number_flags(stem)) >= 9
-    for name in number_flags(stem):
-        refused(stem, [f"--{name}={value}"], f"--{name}: {value!r}: expected a", capsys)
+def test_ctrl_c_elsewhere_and_without_a_display_evaluates_draws_and_saves_the_best_model_so_far(tmp_path):
+    stem, out_dir = "gru_regression_scratch", tmp_path / "outputs"
+    process = start(stem, "--num_epochs 100000", tmp_path, DISPLAY=":987")  # set, but nobody is there
+    wait_for(out_dir / f"{stem}_partial.pth", process)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert stderr == "\nstopping after this epoch; once more ends at once\n"
+    assert "\r" not in stdout
+    assert {path.name for path in out_dir.iterdir()} == {f"{stem}.pth", f"{stem}_metrics.json", *PICTURES[stem]}
+    assert load_checkpoint(out_dir / f"{stem}.pth").num_hiddens == 4
+    assert json.loads((out_dir / f"{stem}_metrics.json").read_text())["interrupted"] is True
 
 
-@pytest.mark.parametrize("stem", SCRIPTS)
-def test_zero_is_refused_where_it_means_nothing(stem, capsys):
-    may_be_zero = {"seed", "noise_std", "input_noise", "loss_from", "num_epochs_one_step", "next_step_weight"}
-    for name in set(number_flags(stem)) - may_be_zero:
-        if (stem, name) != ("gru_autoregression", "num_epochs"):
-            refused(stem, [f"--{name}", "0"], f"--{name}: '0': expected a", capsys)
+def test_killed_run_leaves_a_partial_file_that_loads(tmp_path):
+    stem = "gru_classification_scratch"
+    process = start(stem, "--num_epochs 100000", tmp_path)
+    wait_for(tmp_path / "outputs" / f"{stem}_partial.pth", process)
+    process.kill()
+    process.communicate(timeout=60)
+    assert load_checkpoint(tmp_path / "outputs" / f"{stem}_partial.pth").num_hiddens == 4
+    assert not (tmp_path / "outputs" / f"{stem}.pth").exists()
 
 
-@pytest.mark.parametrize("stem", SCRIPTS)
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--device", "tpu"], "--device: 'tpu': expected auto, cpu or cuda"),
-        (["--num_epoch", "3"], "unrecognized arguments: --num_epoch"),
-        (["--unknown"], "unrecognized arguments: --unknown"),
-        (["--n_hidden", "1.5"], "--n_hidden: '1.5': expected a whole number"),
-        (["--n_hidden"], "--n_hidden: expected one argument"),
-        (["--out_dir", __file__], f"--out_dir: '{__file__}': expected a folder"),
-        (["--out_dir", f"{__file__}/below"], "expected a folder"),
-        (["--out_dir", ""], "--out_dir: '': expected a folder"),
-    ],
-)
-def test_wrong_flags_are_one_line_and_status_2(stem, flags, message, capsys):
-    refused(stem, flags, message, capsys)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA here")
-@pytest.mark.parametrize("stem", SCRIPTS)
-def test_cuda_is_refused_where_there_is_none(stem, capsys):
-    refused(stem, ["--device", "cuda"], "--device: 'cuda': expected a machine with a CUDA device", capsys)
-
-
-def test_sizes_out_of_range_name_their_flags(tmp_path):
-    flags = ["--num_train", "100000", "--num_samples", "100000", "--out_dir", str(tmp_path)]
-    with pytest.raises(ValueError, match="N = 100000, T = 100000: expected.*set by --num_train, "):
-        importlib.import_module("gru_regression_scratch").main(flags)
-
-
-@pytest.mark.parametrize("stem", SCRIPTS)
-def test_a_link_to_nowhere_is_no_folder(stem, tmp_path, capsys):
-    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-    refused(stem, ["--out_dir", str(tmp_path / "link")], "expected a folder", capsys)
-
-
-@pytest.mark.parametrize("flag", ["--n_hidden 16", "--num_epochs 500", "--init_lr 0.5"])
-def test_flags_of_a_training_that_does_not_take_place_are_refused(flag):
-    with pytest.raises(ValueError, match=f"{flag.split()[0]}: has no effect.*--retrain"):
-        importlib.import_module("gru_autoregression").main(flag.split())
-
-
-def test_a_folder_without_the_right_to_write_is_noticed_before_any_work(tmp_path, monkeypatch, capsys):
-    def refuse(dir):
-        raise PermissionError(13, "Permission denied", f"{dir}/tmpabc")
-
-    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
-    with pytest.raises(PermissionError, match=rf"Permission denied: '{tmp_path}'"):
-        importlib.import_module("gru_regression_scratch").main(["--out_dir", str(tmp_path)])
-    assert capsys.readouterr().out == ""
-
-
-def refused(stem, flags, message, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        parser_of(stem).parse_args(flags)
-    assert stopped.value.code == 2
-    output = capsys.readouterr()
-    assert output.out == ""
-    assert len(output.err.splitlines()) == 1
-    assert message in output.err
-
-
-@pytest.mark.parametrize(
-    ("stem", "flags"),
-    [
-        ("gru_regression_scratch", "--window 101"),
-        ("gru_autoregression", "--warm_up 120"),
-        ("gru_autoregression", "--horizon 200"),
-        ("gru_classification_scratch", "--task easy"),
-    ],
-)
-def test_bad_input_stops_a_script_before_any_work(stem, flags, tmp_path):
-    result = run_forked(stem, flags, tmp_path / "out")
-    assert result.returncode == 2
-    assert result.stdout == ""
-    assert len(result.stderr.splitlines()) == 1
-    assert flags.split()[0] in result.stderr
-    assert not (tmp_path / "out").exists()
+def test_reader_of_a_pipe_that_has_had_enough_sees_no_traceback(tmp_path):
+    with start("gru_regression_scratch", "--num_epochs 1000 --no-train_visualization", tmp_path) as process:
+        process.stdout.readline()
+        process.stdout.close()  # as head -1 does
+        assert process.stderr.read() == ""
+    assert process.returncode == 1

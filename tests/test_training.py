@@ -15,11 +15,13 @@ FLAGS |= {"num_epochs_one_step": 3, "updates_per_epoch": 2, "warm_up": 10, "firs
 FLAGS |= {"free_lr": 0.05, "next_step_weight": 1.0, "input_noise": 0.0}
 
 
-def ramps(N=6, T=60):
+class Ramps(list):
     """Traces that climb by one at every sample: it can be seen from a number which trace and which sample it is."""
-    x = 100.0 * torch.arange(N)[:, None, None] + torch.arange(T)[:, None]
-    samples = list(zip(x, x + 1))
-    return type("Ramps", (list,), {"data_x": x, "data_y": x + 1, "dt": 1.0})(samples)
+
+    def __init__(self, N=6, T=60):
+        self.data_x, self.dt = 100.0 * torch.arange(N)[:, None, None] + torch.arange(T)[:, None], 1.0
+        self.data_y = self.data_x + 1
+        super().__init__(zip(self.data_x, self.data_y))
 
 
 class Climber(GRU):
@@ -47,7 +49,7 @@ def train(task, model, dataset, **flags):
 @pytest.mark.parametrize("task", [gru_regression_scratch, gru_autoregression])
 def test_a_network_that_knows_the_answer_has_no_loss(task):
     model = Climber()
-    reports = train(task, model, ramps())
+    reports = train(task, model, Ramps())
     for report in reports:
         assert report["view_loss"] == 0
         assert report["loss"] <= 1.01e-5  # task 2 has a constant under a root
@@ -61,9 +63,16 @@ def test_a_network_that_knows_the_answer_has_no_loss(task):
             assert not call.H.requires_grad  # without its gradient
 
 
+@pytest.mark.parametrize(("sample", "counts"), [(0, False), (3, False), (4, True), (21, True), (59, True)])
+def test_first_four_targets_of_a_trace_do_not_count_and_all_others_do(sample, counts):
+    dataset = Ramps()
+    dataset.data_y[:, sample] = 1e3
+    assert (train(gru_regression_scratch, Climber(), dataset)[0]["loss"] > 0) == counts
+
+
 def test_free_running_starts_from_the_state_before_and_goes_further_and_further():
     model = Climber()
-    train(gru_autoregression, model, ramps(T=30), num_epochs_one_step=0)
+    train(gru_autoregression, model, Ramps(T=30), num_epochs_one_step=0)
     free = [call for call in model.calls if call.future]
     assert [call.future for call in free] == [9] * 2 + [19] * 6  # and one step from the sample itself
     for call in free:
@@ -75,13 +84,13 @@ def test_free_running_starts_from_the_state_before_and_goes_further_and_further(
 
 def test_noise_is_on_the_inputs_and_not_on_what_is_to_be_predicted():
     model = Climber()
-    reports = train(gru_autoregression, model, ramps(50, 100), init_lr=1e-9, free_lr=1e-9, input_noise=0.5)
+    reports = train(gru_autoregression, model, Ramps(50, 100), init_lr=1e-9, free_lr=1e-9, input_noise=0.5)
     expected = 0.7 * 0.5 / 2  # three in ten have none, the others a level from 0 to 0.5
     assert sum(report["loss"] for report in reports[:3]) / 3 == pytest.approx(expected, rel=0.3)
     assert all(report["view_loss"] < 1e-9 for report in reports)
     for stage in (model.calls[:75], model.calls[75:]):  # the next step, running freely
         assert any((call.inputs % 1 != 0).any() for call in stage)
-    clean = train(gru_autoregression, Climber(), ramps(50, 100), input_noise=0.0)
+    clean = train(gru_autoregression, Climber(), Ramps(50, 100), input_noise=0.0)
     assert reports[-1]["loss"] > 10 * clean[-1]["loss"]
 
 
@@ -115,9 +124,6 @@ def test_the_class_is_asked_for_after_a_share_of_the_trace():
     assert train(gru_classification_scratch, LateAnswer(1, 1, 2), dataset, loss_from=0.0)[0]["loss"] > 40
 
 
-# ---- the gradient steps ----
-
-
 @pytest.fixture
 def steps(monkeypatch):
     """The learning rate and the gradient of each step, in the order taken; no weight is moved."""
@@ -133,14 +139,13 @@ def steps(monkeypatch):
 
 
 def one_batch(task):
-    """A network and a data set of one trace, so that every epoch of one-step training takes the same step."""
+    """A network and a data set of one batch, so that every epoch of one-step training takes the same step."""
     torch.manual_seed(0)
     if task is gru_classification_scratch:
-        dataset = TwoClasses()
-        return GRU(1, 4, 2), dataset, {"batch_size": len(dataset)}
-    dataset = ramps(1)
-    dataset.data_x, dataset.data_y = torch.sin(dataset.data_x), torch.sin(dataset.data_y)
-    dataset[:] = zip(dataset.data_x, dataset.data_y)
+        return GRU(1, 4, 2), TwoClasses(), {"batch_size": 6}
+    dataset = Ramps(1)
+    for data in (dataset.data_x, dataset.data_y):
+        data.sin_()
     return GRU(1, 4, 1, residual=True), dataset, {"window": 60, "batch_size": 1}
 
 
@@ -172,14 +177,3 @@ def test_steps_of_the_free_running_stage(steps):
     assert min(g.norm() for g in gradients[8:]) > 10 * max(g.norm() for g in gradients[:8])  # the next step counts
     train(gru_autoregression, model, dataset, **flags, num_epochs_one_step=0, max_grad_norm=1e-6)
     assert all(gradient.norm() <= 1.01e-6 for _, gradient in steps[16:])
-
-
-def test_gradient_through_time_of_a_state_that_only_fades():
-    model = GRU(1, 3, 1, residual=True)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.zero_()
-        model.b_h.fill_(1.0)  # a candidate that is constant, and gates of 1/2: H' = (H + tanh(1)) / 2
-        model.fc.weight.fill_(1.0)
-    sizes = gru_regression_scratch.gradient_through_time(model, ramps(), num_steps=12)
-    assert sizes == pytest.approx([0.5**k for k in range(12)])
