@@ -7,7 +7,7 @@ samples not far behind an ideal observer, which knows the neuron. Then the obser
 """
 
 import math
-from argparse import BooleanOptionalAction
+from argparse import BooleanOptionalAction, Namespace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from pictures import draw_memory, draw_neuron, live_window, plot_filtering, plot
 from plumbing import FlagParser, count, follow, positive, run, save_figure, save_gif, set_up, write_metrics
 
 STEM = "gru_regression_scratch"
+CLEAN = {"window": 50, "init_lr": 1e-2, "max_grad_norm": 0.003}  # other defaults, for --noise_std 0
 
 parser = FlagParser(__doc__)
 flag = parser.add_argument
@@ -38,10 +39,10 @@ flag("--noise_std", type=float, default=0.1, help="standard deviation of the noi
 # model
 flag("--n_hidden", type=count, default=32, help="hidden units")
 # training
-flag("--num_epochs", type=count, default=36, help="passes over the training set, each with new noise")
+flag("--num_epochs", type=count, default=54, help="passes over the training set, each with new noise")
 flag("--batch_size", type=count, default=32, help="trajectories per gradient step")
-flag("--window", type=count, default=50, help="steps the gradient flows back: truncated BPTT")
-flag("--init_lr", type=positive, default=1e-2, help="learning rate of Adam; decays to 0 as a cosine")
+flag("--window", type=count, default=250, help="steps the gradient flows back: truncated BPTT")
+flag("--init_lr", type=positive, default=2e-2, help="learning rate of Adam; decays to 0 as a cosine")
 flag("--max_grad_norm", type=positive, default=0.2, help="a longer gradient is clipped to this norm")
 flag("--seed", type=int, default=0, help="fixes the data, the first weights and the batches")
 flag("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: cuda if there is one")
@@ -52,9 +53,7 @@ flag("--out_dir", type=Path, default="outputs", help="where pictures, model and 
 LABELS = {"persistence": "copy the last value", "linear": "linear rule, 20 lags", "quintic": "quintic in (V, ΔV)"}
 LABELS |= {"two_means": "quintic in two means of five", "gru": "GRU", "ideal": "ideal observer"}
 
-# A network starts from a state of zero, and one sample of V does not tell W: it needs a few to find out. So the first
-# samples of every trace are neither trained on nor scored, for the network and the baselines alike.
-SKIP = 9
+SKIP = 9  # samples of every trace that are neither trained on nor scored: so soon no predictor can know W
 
 
 def record(neurons, noise_std):
@@ -202,6 +201,8 @@ def draw_pictures(args, history, view, errors, before, after):
 
 def main(argv=None):
     args = parser.parse_args(argv)
+    if args.noise_std == 0:
+        args = parser.parse_args(argv, Namespace(**CLEAN))  # its defaults, and what was given
     if min(args.window, args.num_samples) <= SKIP:
         parser.error(f"--window, --num_samples: expected more than the {SKIP} samples that do not count")
     set_up(args)
