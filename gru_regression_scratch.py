@@ -58,8 +58,8 @@ SKIP = 9  # samples of every trace that are neither trained on nor scored: so so
 
 def record(neurons, noise_std):
     """What an electrode hands out: the traces of a dataset with noise on every sample, inputs and targets alike."""
-    V = torch.cat([neurons.data_x[:, :1], neurons.data_y], dim=1)[..., 0].t().numpy()  # (T + 1, N)
-    return Traces(V + noise_std * neurons.rng.standard_normal(V.shape), neurons.dt)
+    V = torch.cat([neurons.data_x[:, :1], neurons.data_y], dim=1)[..., 0].t()  # (T + 1, N)
+    return Traces(V + noise_std * torch.randn_like(V), neurons.dt)
 
 
 def train_model(model, dataset, view, args):
@@ -102,7 +102,7 @@ def train_epoch(model, batches, optimizer, schedule, args):
     return torch.stack(losses).mean().item()
 
 
-def gradient_through_time(model, dataset, num_steps=200):
+def gradient_through_time(model, dataset, num_steps=300):
     """Measure how far back one prediction's error reaches: ‖dL/dH‖ at 0, 1, ... num_steps - 1 steps before it.
 
     A list of root mean squares over trajectories, relative to 0 steps. Each trajectory contributes one prediction, at a
@@ -168,12 +168,12 @@ def predict_all(networks, baselines, x):
     return predictions
 
 
-def evaluate_model(errors):
-    """Average errors (T,) over parts of the trace: name -> mean squared error."""
-    metrics = {}
-    for name, error in errors.items():
-        T = len(error)
-        parts = {"mse": error[SKIP:], "early_mse": error[T // 10 : T // 5], "late_mse": error[T // 2 :]}
+def evaluate_model(predictions, true):
+    """Mean squared error of predictions (N, T), scored against the next V without noise, which only a simulator has."""
+    T, metrics = true.shape[1], {}
+    for name, prediction in predictions.items():
+        error = np.square(prediction - true)
+        parts = {"mse": error[:, SKIP:], "early_mse": error[:, T // 10 : T // 5], "late_mse": error[:, T // 2 :]}
         metrics |= {f"{name}_{part}": float(values.mean()) for part, values in parts.items()}
     return metrics
 
@@ -195,7 +195,6 @@ def draw_pictures(args, history, view, errors, before, after):
     save_figure(args.out_dir / "neuron.png", draw_neuron, view)
     save_gif(args.out_dir / "fitzhugh_nagumo_regression.gif", frames, plot_filtering, view)
     save_figure(args.out_dir / "regression_losses.png", lambda figure: plot_losses(figure)(history))
-    errors = {label(name): error for name, error in errors.items() if name not in ("linear", "quintic")}
     save_figure(args.out_dir / "regression_memory.png", draw_memory, errors, args.noise_std, before, after, args.window)
 
 
@@ -212,8 +211,9 @@ def main(argv=None):
         return FitzhughNagumo(num, args.num_samples, **settings)
 
     train_set, view, test_set = dataset(0, args.num_train), dataset(1, 8), dataset(2, args.num_test)
+    sizes = args.n_hidden, args.n_hidden, 4 * args.n_hidden
+    model, *untrained = (GRU(1, n, 1, residual=True).to(args.device) for n in sizes)
     noisy_train, noisy_test = (record(neurons, args.noise_std) for neurons in (train_set, test_set))
-    model, *untrained = (GRU(1, n, 1, residual=True).to(args.device) for n in args.n_hidden * np.array([1, 1, 4]))
     before = gradient_through_time(model, noisy_test)
     training = train_model(model, train_set, view, args)  # a generator: nothing has run yet
     live = live_window(plot_filtering, view) if args.train_visualization else None
@@ -226,15 +226,15 @@ def main(argv=None):
     predictions = predict_all(networks, fit_baselines(noisy_train), noisy_test.data_x)
     if args.noise_std >= 0.01:  # without noise no match is exact
         predictions["ideal"] = ideal_prediction(noisy_test.data_x[..., 0], test_set, args.noise_std).numpy()
-    true = test_set.data_y[..., 0].double().numpy()  # without noise: only a simulator has it
-    errors = {name: np.square(prediction - true).mean(axis=0) for name, prediction in predictions.items()}  # (T,) each
-    metrics = evaluate_model(errors)
-    print_table(metrics, errors, args.num_samples)
+    true = test_set.data_y[..., 0].double().numpy()
+    metrics = evaluate_model(predictions, true)
+    print_table(metrics, predictions, args.num_samples)
     after = gradient_through_time(model, noisy_test)
     back = min(args.window, len(after) - 1)
     metrics |= {"gradient_before_training": before[back], "gradient_after_training": after[back]}
     print(f"\n|dL/dH|, {back} steps back over last: {before[back]:.0e} before training, {after[back]:.0e} after it")
     if args.train_visualization:
+        errors = {label(name): np.square(prediction - true).mean(axis=0) for name, prediction in predictions.items()}
         draw_pictures(args, history, view, errors, before, after)
     metrics |= {"train_seconds": history[-1]["seconds"], "interrupted": interrupted}
     write_metrics(args.out_dir / f"{STEM}_metrics.json", metrics, args)
