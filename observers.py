@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 import torch
+from scipy.spatial import KDTree
 
 from datasets import FitzhughNagumo, simulate
 
@@ -16,58 +17,60 @@ SETTLED = 10.0  # time units after its start a neuron is on one of the two paths
 PATH = 220.0  # time units along a path until it has joined the limit cycle and gone round it once
 
 
-def weigh(x, hypotheses, noise_std):
+def weigh(x, hypotheses, noise_std, prior=None):
     """Yield P (N, M) after each sample of noisy traces x (N, T): how likely each of M hypotheses (T, M) has become.
 
-    At first all are equally likely. Each sample x then counts for those whose V is near it:
-    log P(hypothesis | x) = log P(hypothesis) - (x - V)² / 2σ² + constant.
+    prior: P before the first sample; if not given, all are equally likely. Each sample x counts for those whose V is
+    near it: log P(hypothesis | x) = log P(hypothesis) - (x - V)² / 2σ² + constant.
     """
-    log_likelihood = torch.zeros(len(x), hypotheses.shape[1])
+    log_P = torch.zeros(len(x), hypotheses.shape[1]) if prior is None else prior.log()
     for x_t, V in zip(x.t(), hypotheses):
-        log_likelihood -= (x_t[:, None] - V).square() / (2 * noise_std**2)
-        likely = (log_likelihood - log_likelihood.amax(-1, keepdim=True)).clamp(min=-80)  # exp of less is slow
+        log_P -= (x_t[:, None] - V).square() / (2 * noise_std**2)
+        likely = (log_P - log_P.amax(-1, keepdim=True)).clamp(min=-80)  # exp of less is slow
         yield likely.softmax(-1)
 
 
-def predict_next(x, V, noise_std, batch_size=16):
-    """Predict the next V of noisy traces x (N, T) from hypotheses V (T + 1, M): (N, T).
+def predict_next(x, V, noise_std, prior=None, batch_size=16):
+    """Predict the next V of noisy traces x (N, T) from hypotheses V (T + 1, M): (N, T). Also returns the last P (N, M).
 
     The mean of the hypotheses, each weighed by its probability, has the least mean squared error that is possible.
     """
-    parts = []
-    for part in x.split(batch_size):  # few at a time stay in the cache
-        parts.append(torch.stack([P @ V_next for P, V_next in zip(weigh(part, V, noise_std), V[1:])], dim=1))
-    return torch.cat(parts)
+    prediction, last = torch.empty_like(x), torch.empty(len(x), V.shape[1])
+    for part in torch.arange(len(x)).split(batch_size):  # few at a time stay in the cache
+        for t, P in enumerate(weigh(x[part], V, noise_std, None if prior is None else prior[part])):
+            prediction[part, t] = P @ V[t + 1]
+        last[part] = P
+    return prediction, last
 
 
 def moments_of_two_paths(dataset, num_samples, step=0.05):
-    """Follow a settled neuron from each moment, `step` time units apart, of the two paths: V, (num_samples, moments).
+    """Follow a settled neuron from each moment of the two paths, `step` time units apart.
 
-    dataset: a FitzhughNagumo, for its dt and its parameters.
+    dataset: a FitzhughNagumo, for its dt and its parameters. Returns V (num_samples, moments), and W at the first one.
     """
     stride = math.ceil(dataset.dt / step)
     num_moments = round(PATH / dataset.dt * stride)
     t = SETTLED / 2 + np.arange(num_moments + stride * num_samples) * dataset.dt / stride
-    V, _ = simulate(*CORNERS, np.append(0.0, t), **dataset.parameters)
-    V = torch.tensor(V[1:], dtype=torch.float32).unfold(0, num_moments, stride)  # (time, paths, moments)
-    return V[:num_samples].flatten(1)
+    V, W = (torch.tensor(Q[1:]).float() for Q in simulate(*CORNERS, np.append(0.0, t), **dataset.parameters))
+    return V.unfold(0, num_moments, stride)[:num_samples].flatten(1), W[:num_moments].t().flatten()
 
 
-def ideal_prediction(x, dataset, noise_std, num_starts=10_000, num_early=50):
+def ideal_prediction(x, dataset, noise_std, num_starts=20_000):
     """Predict the next V of noisy traces x (N, T) of a FitzhughNagumo dataset as well as can be: (N, T).
 
-    At first a neuron may have started anywhere, and the hypotheses are as many neurons that did. But those drift apart
-    in phase, and soon none is near. By then one number says all: at which moment of one of two paths a neuron is.
+    At first a neuron may have started anywhere: the hypotheses are as many neurons that did. Once they have settled,
+    one number says all of a neuron: at which moment of the two paths it is. There the paths have more hypotheses, and
+    so never a wide gap; each start hands its probability on to the moments around the nearest one.
     """
-    T, dt, settled = x.shape[1], dataset.dt, math.ceil(SETTLED / dataset.dt)
-    early = min(T, max(num_early, settled))
-    if not dataset.anywhere:  # the starts lie on a line: few are close together, and stay so
-        num_starts, early = num_starts // 10, T
-    settings = {"duration": early * dt, "anywhere": dataset.anywhere, "seed": 2**32}  # a seed that no run has
-    starts = FitzhughNagumo(num_starts, early, **settings, **dataset.parameters)
-    V = torch.cat([starts.data_x[:, :1], starts.data_y], dim=1)[..., 0].t()
-    prediction = predict_next(x[:, :early], V, noise_std)
-    if early == T:
+    T, dt, settled = x.shape[1], dataset.dt, min(x.shape[1], math.ceil(SETTLED / dataset.dt))
+    settings = {"duration": (settled + 1) * dt, "anywhere": dataset.anywhere, "seed": 2**32}  # a seed that no run has
+    starts = FitzhughNagumo(num_starts, settled + 1, **settings, **dataset.parameters)
+    prediction, P = predict_next(x[:, :settled], starts.data_x[..., 0].t(), noise_std)
+    if settled == T:
         return prediction
-    later = predict_next(x[:, settled:], moments_of_two_paths(dataset, T + 1 - settled), noise_std)
-    return torch.cat([prediction, later[:, early - settled :]], dim=1)
+    V, W = moments_of_two_paths(dataset, T + 1 - settled)
+    ends = np.column_stack([starts.data_x[:, -1, 0], 5 * starts.data_w[:, -1, 0]])  # V spans five times as much as W
+    nearest = torch.tensor(KDTree(np.column_stack([V[0], 5 * W])).query(ends)[1])
+    prior = torch.zeros(len(x), len(W)).index_add_(1, nearest, P).unflatten(1, (2, -1))  # (N, paths, moments)
+    prior = torch.nn.functional.avg_pool1d(prior, 21, stride=1, padding=10).flatten(1) + 1e-9
+    return torch.cat([prediction, predict_next(x[:, settled:], V, noise_std, prior)[0]], dim=1)

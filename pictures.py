@@ -110,7 +110,7 @@ def draw_neuron(figure, view):
 
 def draw_memory(figure, errors, noise_std, before, after, window):
     """Draw errors, name -> (T,), against samples seen, as means over growing spans; and the size of dL/dH."""
-    figure.set_size_inches(11, 5.2)
+    figure.set_size_inches(11, 5.4)
     left, right = figure.subplots(1, 2)
     styles = {"ideal observer": ("0.7", "-", 5), "GRU": ("tab:red", "-", 2.5)}
     for k, (name, error) in enumerate(errors.items()):
@@ -118,9 +118,9 @@ def draw_memory(figure, errors, noise_std, before, after, window):
         edges = np.unique(np.geomspace(6, len(error), 14).astype(int))
         means = [np.mean(error[i:j]) for i, j in zip(edges[:-1], edges[1:])]
         left.loglog((edges[:-1] + edges[1:]) / 2, means, style, color=color, linewidth=width, label=name)
-    left.loglog(edges, noise_std**2 / edges, color="black", linewidth=0.8, label="noise variance / samples seen")
+    left.loglog(edges, noise_std**2 / edges, color="black", linewidth=0.8, label="σ² / samples seen")
     left.set(xlabel="samples seen", ylabel="mean squared error of the next V", ylim=(None, 0.1))
-    left.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=10)
+    left.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=11)
     right.semilogy(np.transpose([before, after]), label=["before training", "after training"])
     right.axvline(window, color="0.6", linestyle=":", label=f"cut in training: {window} steps")
     right.set(xlabel="steps back in time", ylabel="relative size of dL/dH", xlim=(0, len(before) - 1), ylim=(1e-12, 10))

@@ -24,7 +24,7 @@ def test_bayes_rule_by_hand():
     P = torch.stack(list(weigh(x, V, noise_std=0.5)))[:, 0]
     odds = np.exp((0.7**2 - 0.3**2) / (2 * 0.5**2))
     np.testing.assert_allclose(P, [[0.5, 0.5], [0.5, 0.5], [1 / (1 + odds), odds / (1 + odds)]], rtol=1e-6)
-    np.testing.assert_allclose(predict_next(x, V, 0.5)[0], [2.0, -0.5, 5 + 4 * odds / (1 + odds)], rtol=1e-6)
+    np.testing.assert_allclose(predict_next(x, V, 0.5)[0][0], [2.0, -0.5, 5 + 4 * odds / (1 + odds)], rtol=1e-6)
 
 
 @pytest.mark.parametrize("anywhere", [True, False])
@@ -34,7 +34,7 @@ def test_ideal_observer_is_as_good_as_all_the_neurons_that_there_could_be(anywhe
     x, true = task.record(test, 0.1).data_x[..., 0], test.data_y[..., 0]
     many = FitzhughNagumo(20_000, 150, duration=60.0, seed=3, anywhere=anywhere)
     V = torch.cat([many.data_x[:, :1], many.data_y], 1)[..., 0].t()
-    brute_force, ideal = (p.sub(true).square() for p in (predict_next(x, V, 0.1), ideal_prediction(x, test, 0.1)))
+    brute_force, ideal = (p.sub(true).square() for p in (predict_next(x, V, 0.1)[0], ideal_prediction(x, test, 0.1)))
     for part in (slice(0, 50), slice(50, 150)):
         assert ideal[:, part].mean() < 1.2 * brute_force[:, part].mean() + 1e-4
 
