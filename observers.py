@@ -72,5 +72,5 @@ def ideal_prediction(x, dataset, noise_std, num_starts=20_000):
     ends = np.column_stack([starts.data_x[:, -1, 0], 5 * starts.data_w[:, -1, 0]])  # V spans five times as much as W
     nearest = torch.tensor(KDTree(np.column_stack([V[0], 5 * W])).query(ends)[1])
     prior = torch.zeros(len(x), len(W)).index_add_(1, nearest, P).unflatten(1, (2, -1))  # (N, paths, moments)
-    prior = torch.nn.functional.avg_pool1d(prior, 21, stride=1, padding=10).flatten(1) + 1e-9
+    prior = torch.nn.functional.avg_pool1d(prior, 21, stride=1, padding=10).flatten(1) + 1e-6
     return torch.cat([prediction, predict_next(x[:, settled:], V, noise_std, prior)[0]], dim=1)
