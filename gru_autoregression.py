@@ -30,7 +30,7 @@ flag = parser.add_argument
 new = parser.add_mutually_exclusive_group().add_argument
 new("--retrain", action="store_true", help="train a new network instead of loading one")
 new("--untrained", action="store_true", help="fit the readout alone of a new network: an echo state network")
-flag("--checkpoint", type=Path, default=SHIPPED, help="the network to load; the shipped one is never written to")
+new("--checkpoint", type=Path, default=SHIPPED, help="the network to load; the shipped one is never written to")
 flag("--seed", type=int, default=0, help="fixes the data, the first weights and the batches")
 flag("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: cuda if there is one")
 # data
@@ -314,12 +314,13 @@ def load_model(args, dt):
 
 
 def check_flags(args):
-    """Answer flags that have no effect, or that do not fit together, with one line."""
-    train_flags = list(vars(args))[list(vars(args)).index("n_hidden") :]
+    train_flags = list(vars(args))[list(vars(args)).index("n_hidden") :]  # all that are defined from there on
     used = len(train_flags) if args.retrain else 3 if args.untrained else 0
     for name in train_flags[used:]:
         if getattr(args, name) != parser.get_default(name):
             parser.error(f"--{name} has no effect without --retrain")
+    if args.num_test < 2 or args.test_duration < 300:
+        parser.error("--num_test, --test_duration: expected at least 2 neurons and 300 time units, some two periods")
     if args.retrain and args.warm_up + max(args.first_horizon, args.horizon) > args.num_samples:
         parser.error("--num_samples: expected at least --warm_up + --horizon and --warm_up + --first_horizon")
 

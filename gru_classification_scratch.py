@@ -70,7 +70,7 @@ def lengthen_memory(model, longest):
     near 1/2, which is a memory of two steps: what was seen hundreds of steps ago is lost, and its gradient with it.
     Here Z = σ(b_z) with b_z = log(τ - 1). Source: Tallec and Ollivier (2018), https://arxiv.org/abs/1804.11188
     """
-    model.b_z.uniform_(1, longest - 1).log_()
+    model.b_z.uniform_(1, max(1, longest - 1)).log_()
 
 
 def train_model(model, dataset, view, args):
@@ -126,7 +126,6 @@ def fit_baselines(dataset):
     """Fit what a network has to beat: name -> (what it looks at in traces (N, T, 1), a classifier of that)."""
     baselines = {
         "features": (summary_features, make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))),
-        # of the raw trace, as far as the training traces go
         "neighbours": (lambda data: data[:, : dataset.T, 0].numpy(), KNeighborsClassifier(min(15, len(dataset)))),
     }
     for features, classifier in baselines.values():
@@ -189,10 +188,10 @@ def draw_pictures(out_dir, history, test_set, probabilities, ideal, metrics):
     save_figure(out_dir / "classification_losses.png", lambda figure: plot_losses(figure)(history))
     save_figure(out_dir / "classification_accuracy.png", draw_accuracy, metrics, test_set.dt)
     first_of_each = [test_set.labels.tolist().index(label) for label in range(len(CLASSES))]
-    beliefs = {} if ideal is None else {"ideal observer": ideal[first_of_each, :, 1]}
-    beliefs["GRU"] = probabilities[first_of_each, :, 1]
+    beliefs = {} if ideal is None else {"ideal observer": ideal[first_of_each, :, 1].numpy()}
+    beliefs["GRU"] = probabilities[first_of_each, :, 1].numpy()
     frames = np.linspace(test_set.T // 45 + 1, test_set.T, 45, dtype=int)
-    shown = (CLASSES, test_set.data[first_of_each], beliefs, test_set.dt)
+    shown = (CLASSES, test_set.data[first_of_each].numpy(), beliefs, test_set.dt)
     save_gif(out_dir / "classification.gif", frames, plot_arriving, *shown, fps=9)
 
 

@@ -68,6 +68,7 @@ def set_up(args):
 
 def run(main):
     """Run a script's main and end with an exit status; a bug keeps its traceback."""
+    sys.stdout.reconfigure(errors="replace")  # for a stdout that knows no Δ
     try:
         status = 130 if main()["interrupted"] else 0
         sys.stdout.flush()  # a broken pipe shows here at the latest

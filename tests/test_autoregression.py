@@ -90,6 +90,8 @@ def test_judge_of_known_runs():
     assert (mixed["phase_drift"], mixed["phase_drift_max"]) == (0, 1)
     assert mixed["periods_in_phase_min"] < 6.5 < mixed["periods_in_phase"]
     assert task.judge(dataset, 1.1 * dataset.data_x, 50)["amplitude_error"] == pytest.approx(0.1, abs=1e-6)
+    late = dataset.data_x.roll(round(0.1 * PERIOD / DT), 1)  # by a tenth of a period
+    assert task.judge(dataset, late, 50)["share_in_phase"] == 0
     in_the_warm_up = dataset.data_x.clone()
     in_the_warm_up[:, :50] = 9.0
     assert task.judge(dataset, in_the_warm_up, 50) == perfect

@@ -83,7 +83,8 @@ def test_task_1_has_noise_on_inputs_and_targets_alike_and_another_for_every_epoc
 
 def test_free_running_starts_from_the_state_before_and_goes_further_and_further():
     model = Climber()
-    train(gru_autoregression, model, Ramps(T=30), num_epochs_one_step=0)
+    reports = train(gru_autoregression, model, Ramps(T=30), num_epochs_one_step=0)
+    assert [report.get("score") for report in reports] == [None, *(report["period_error"] for report in reports[1:])]
     free = [call for call in model.calls if call.future]
     assert [call.future for call in free] == [9] * 2 + [19] * 6  # and one step from the sample itself
     for call in free:
