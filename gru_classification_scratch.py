@@ -48,7 +48,7 @@ flag("--random_phase", action=BooleanOptionalAction, default=True, help="start a
 flag("--match_period", action=BooleanOptionalAction, default=True, help="give both neurons the same period")
 # model
 flag("--n_hidden", type=count, default=32, help="hidden units")
-flag("--memory", type=positive, default=2, help="steps that untrained units remember: from 2 to this")
+flag("--memory", type=positive, default=2, help="steps that untrained units remember: 2 to this; 2: every b_z is 0")
 # training
 flag("--num_epochs", type=count, default=30, help="passes over the training set, redrawn for each")
 flag("--batch_size", type=count, default=48, help="traces per gradient step")
