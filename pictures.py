@@ -1,7 +1,4 @@
-"""Every figure and animation of the scripts.
-
-draw_...(figure, ...) draws once; plot_...(figure, ...) sets up and returns update(frame), which shows that frame.
-"""
+"""Every figure of the scripts: draw_...(figure, ...) draws once; plot_... sets up and returns update(frame)."""
 
 import time
 
