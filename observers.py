@@ -13,7 +13,7 @@ from scipy.spatial import KDTree
 from datasets import FitzhughNagumo, simulate
 
 CORNERS = (-3.0, 3.0), (2.5, -1.5)  # V(0) and W(0) in two corners of the box in which neurons start
-SETTLED = 10.0  # time units after its start a neuron is on one of the two paths from these corners to the limit cycle
+SETTLED = 20.0  # time units after its start a neuron is on one of the two paths from these corners to the limit cycle
 PATH = 220.0  # time units along a path until it has joined the limit cycle and gone round it once
 
 
@@ -63,6 +63,8 @@ def ideal_prediction(x, dataset, noise_std, num_starts=20_000):
     so never a wide gap; each start hands its probability on to the moments around the nearest one.
     """
     T, dt, settled = x.shape[1], dataset.dt, min(x.shape[1], math.ceil(SETTLED / dataset.dt))
+    if not dataset.anywhere:  # all start on one line and stay close together: a few will do to the end
+        settled, num_starts = T, num_starts // 10
     settings = {"duration": (settled + 1) * dt, "anywhere": dataset.anywhere, "seed": 2**32}  # a seed that no run has
     starts = FitzhughNagumo(num_starts, settled + 1, **settings, **dataset.parameters)
     prediction, P = predict_next(x[:, :settled], starts.data_x[..., 0].t(), noise_std)
