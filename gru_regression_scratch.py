@@ -212,8 +212,7 @@ def main(argv=None):
         return FitzhughNagumo(num, args.num_samples, **settings)
 
     train_set, view, test_set = dataset(0, args.num_train), dataset(1, 8), dataset(2, args.num_test)
-    sizes = args.n_hidden, args.n_hidden, 4 * args.n_hidden
-    model, *untrained = (GRU(1, n, 1, residual=True).to(args.device) for n in sizes)
+    model, *untrained = (GRU(1, k * args.n_hidden, 1, residual=True).to(args.device) for k in (1, 1, 4))
     noisy_train, noisy_test = (record(neurons, args.noise_std) for neurons in (train_set, test_set))
     before = gradient_through_time(model, noisy_test)
     training = train_model(model, train_set, view, args)  # a generator: nothing has run yet
