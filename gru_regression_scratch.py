@@ -2,7 +2,7 @@
 
     python gru_regression_scratch.py
 
-You should see the GRU far ahead of simple filters and of untrained networks like itself, and for the first few hundred
+You should see the GRU far ahead of simple filters and of untrained networks like itself, and for the first two hundred
 samples not far behind an ideal observer, which knows the neuron. Then the observer goes on learning; the GRU does not.
 """
 
