@@ -10,6 +10,7 @@ http://www.scholarpedia.org/article/FitzHugh-Nagumo_model
 """
 
 import functools
+import itertools
 import math
 
 import numpy as np
@@ -35,42 +36,44 @@ def simulate(v0, w0, t, I=0.5, a=0.7, b=0.8, eps=1 / 50):
     """Integrate N FitzHugh-Nagumo neurons at once, in float64, to within 1e-5 of the exact solution.
 
     v0, w0: (N,) or numbers, V and W at time t[0]. t: (T,) increasing times at which to sample.
-    I: input current. a, b >= 0 and 0 < eps <= 1 shape the recovery variable; with b < 0 it could grow without bound.
+    I: input current, a number or (N,); or (T, N): then I[k] is held from t[k] to t[k + 1], and the last row unused.
+    a, b >= 0 and 0 < eps <= 1 shape the recovery variable; with b < 0 it could grow without bound.
 
     Returns V and W, each (T, N). Raises ValueError for a b or eps outside its range, and if the solver fails.
     """
     if not (b >= 0 and 0 < eps <= 1):
         raise ValueError(f"b = {b}, eps = {eps}: expected b >= 0 and 0 < eps <= 1")
-    v0, w0 = np.broadcast_arrays(np.atleast_1d(v0), np.atleast_1d(w0))
-    if len(t) == 1:
-        return v0[None].copy(), w0[None].copy()
+    v0, w0, I, _ = np.broadcast_arrays(v0, w0, I, np.empty((len(t), 1)))  # each (T, N)
 
-    def derivative(_, state):
+    def derivative(_, state, I):
         V, W = state.reshape(2, -1)
         return np.concatenate([V - V * V * V / 3 - W + I, eps * (V + a - b * W)])  # V**3 takes ten times as long
 
-    # One stacked system: every step serves all N neurons. The solver keeps the root mean square of the errors within
-    # its tolerance, so one neuron among many may err more than that, and samples between steps are interpolated:
-    # 1e-10 leaves ample room for both.
-    start = np.concatenate([v0, w0])
-    solution = solve_ivp(derivative, (t[0], t[-1]), start, "DOP853", t_eval=t, rtol=1e-10, atol=1e-10)
-    if not solution.success:
-        raise ValueError(f"I = {I}, a = {a}, b = {b}, eps = {eps}: {solution.message}")
-    V, W = solution.y.reshape(2, len(v0), len(t))
-    return V.T, W.T
+    # One stacked system: every step serves all N neurons. The tolerance is that of their root mean square; 1e-10 leaves
+    # ample room for one that errs more, and for samples between two steps, which are interpolated.
+    settings = {"method": "DOP853", "rtol": 1e-10, "atol": 1e-10}
+    states = np.hstack([v0, w0], dtype=np.float64)  # every row is the start as yet
+    jumps = 1 + np.flatnonzero((I[1:-1] != I[:-2]).any(1))  # the solver must not step over one: it starts again there
+    for k, end in itertools.pairwise(np.unique([0, *jumps, len(t) - 1])):
+        solution = solve_ivp(derivative, t[[k, end]], states[k], t_eval=t[k + 1 : end + 1], args=(I[k],), **settings)
+        if not solution.success:
+            raise ValueError(f"a = {a}, b = {b}, eps = {eps}: {solution.message}")
+        states[k + 1 : end + 1] = solution.y.T
+    return tuple(np.hsplit(states, 2))
 
 
 class Traces(TensorDataset):
     """Voltage traces, each paired with itself one sample later: what is to be predicted.
 
     V: (T + 1, N), N traces sampled every dt; simulated, or windows of a recording, scaled to numbers of the order 1.
+    I: (T + 1, N), their currents, if the network is told.
 
-    data_x: (N, T, 1) float32, all samples of V but the last
+    data_x: (N, T, 1) float32, all samples of V but the last; (N, T, 2) with I
     data_y: (N, T, 1) float32, V one sample later
     Raises ValueError if V has another shape, or a number is not finite.
     """
 
-    def __init__(self, V, dt):
+    def __init__(self, V, dt, I=None):
         if isinstance(V, list) and len({len(sweep) for sweep in V}) > 1:
             raise ValueError(f"V is a list of {len(V)} sweeps of unequal length: cut them to one length, (T + 1, N)")
         V = np.asarray(V, dtype=np.float64)
@@ -80,7 +83,8 @@ class Traces(TensorDataset):
         if len(wrong):
             found = f"{len(wrong):,} of {V.size:,} values are not finite, the first is V[{wrong[0, 0]}, {wrong[0, 1]}]"
             raise ValueError(f"{found}: cut them out or interpolate")
-        self.data_x, self.data_y, self.dt = _to_tensor(V[:-1]), _to_tensor(V[1:]), dt
+        self.data_x = torch.cat([_to_tensor(data[:-1]) for data in (V, I) if data is not None], dim=-1)
+        self.data_y, self.dt = _to_tensor(V[1:]), dt
         super().__init__(self.data_x, self.data_y)  # what an index gives: one trace and its targets
 
 
@@ -109,6 +113,22 @@ class FitzhughNagumo(Traces):
     def get_init(self, n=50):
         """The first n samples of a new trajectory, as (n, 1, 1): time first and a batch of one, as the GRU takes it."""
         return _to_tensor(self._trajectories(1, np.arange(n) * self.dt)[0]).transpose(0, 1)
+
+
+class DrivenNeurons(Traces):
+    """Traces of N neurons that start anywhere, and the current of each, which the network is told: data_x is V and I.
+
+    currents: "constant", or "jumps": levels in [-0.2, 1.8) that last 1 to 500 samples on average, log-uniform by trace.
+    """
+
+    def __init__(self, N, T, currents="jumps", duration=400.0, seed=None):
+        check_size(N, T, duration)
+        rng = np.random.default_rng(seed)
+        jumps = rng.random((T + 1, N)) < 500 ** -rng.uniform(0, 1, N) * (currents == "jumps")
+        last = np.maximum.accumulate(np.where(jumps, np.arange(T + 1)[:, None], 0))  # at every sample: the last jump
+        I = np.take_along_axis(rng.uniform(-0.2, 1.8, (T + 1, N)), last, axis=0)
+        v0, w0 = rng.uniform(-3, 3, N), rng.uniform(-1.5, 2.5, N)
+        super().__init__(simulate(v0, w0, np.arange(T + 1) * (duration / T), I)[0], duration / T, I)
 
 
 class FitzhughNagumoClassification(TensorDataset):

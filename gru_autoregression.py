@@ -72,14 +72,14 @@ def train_model(model, dataset, valid_set, args):
 
     "score" marks what the best epoch is to be chosen by: the error of the period, once the horizon is full.
     """
-    optimizer = torch.optim.Adam(model.parameters(), lr=args.init_lr)
+    optimizer = torch.optim.Adam(model.parameters(), lr=args.init_lr, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.num_epochs_one_step)
     for _ in range(args.num_epochs_one_step):
         loss = next_step_epoch(model, dataset, optimizer, args)
         schedule.step()
         yield {"stage": "next step", "loss": loss} | validate(model, valid_set, args)
 
-    optimizer = torch.optim.Adam(model.parameters(), lr=args.free_lr)
+    optimizer = torch.optim.Adam(model.parameters(), lr=args.free_lr, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, args.num_epochs))
     for epoch in range(1, args.num_epochs + 1):
         growth = min(1, 2 * epoch / args.num_epochs)  # the second half of the stage is spent at the full horizon

@@ -79,7 +79,7 @@ def train_model(model, dataset, view, args):
     view: a few traces that are not trained on; "view_loss" is their cross-entropy at the last step.
     """
     batches = DataLoader(dataset, args.batch_size, shuffle=True)
-    optimizer = torch.optim.Adam(model.parameters(), lr=args.init_lr)
+    optimizer = torch.optim.Adam(model.parameters(), lr=args.init_lr, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.num_epochs * len(batches))
     for _ in range(args.num_epochs):
         dataset.redraw()

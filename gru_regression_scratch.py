@@ -71,7 +71,7 @@ def train_model(model, dataset, view, args):
     """
     batches = DataLoader(dataset, args.batch_size, shuffle=True)
     num_updates = args.num_epochs * len(batches) * math.ceil(dataset.data_x.shape[1] / args.window)
-    optimizer = torch.optim.Adam(model.parameters(), lr=args.init_lr)
+    optimizer = torch.optim.Adam(model.parameters(), lr=args.init_lr, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_updates)
     noisy = record(view, args.noise_std)
     half = view.data_x.shape[1] // 2

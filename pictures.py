@@ -296,3 +296,60 @@ def plot_arriving(figure, classes, data, beliefs, dt):
             line.set_data(t[:n], values[:n])
 
     return update
+
+
+# ---- task 4 ----
+
+WHO = {
+    "neuron": {"color": "0.6", "linewidth": 5, "label": "neuron"},
+    "jumps": {"color": "tab:red", "label": "GRU, trained under currents that jump"},
+    "constant": {"color": "C0", "linestyle": "--", "label": "GRU, trained under constant currents"},
+}
+
+
+def draw_answers(figure, levels, phases, poke, curves, poked, dt):
+    """Draw what neuron and networks answer: above, f-I curves; below, the response to one pulse and to its phase.
+
+    curves: name -> (frequency at each of `levels`, advance by a pulse at each of `phases`). poke: a current (T,).
+    poked: name -> voltage (T,) under it.
+    """
+    figure.set_size_inches(10, 8)
+    grid = figure.add_gridspec(2, 2)
+    above, left, right = (figure.add_subplot(place) for place in (grid[0, :], grid[1, 0], grid[1, 1]))
+    for name, (frequency, advance) in curves.items():
+        above.plot(levels, 1000 * frequency, **WHO[name])
+        left.plot(dt * np.arange(len(poke)), poked[name], **WHO[name])
+        right.plot(phases, advance, **WHO[name])
+    above.set(xlabel="constant current I", ylabel="spikes in 1000 time units", xlim=(-0.2, 1.8), ylim=(-0.4, 10))
+    above.set_title("Under constant currents both networks fire as the neuron does.", loc="left")
+    above.legend(loc="lower center")
+    on = dt * np.flatnonzero(poke)
+    left.axvspan(on[0], on[-1] + dt, ymax=0.04, color="black")
+    left.text(on[-1] + 3, -2.42, f"pulse of {poke.max():g}", fontsize=11)
+    left.set(xlabel="time", ylabel="V", xlim=(0, dt * len(poke)), ylim=(-2.6, 2.4))
+    left.set_title("Poked at rest: one sleeps on.", loc="left")
+    right.axhline(0, color="0.8", linewidth=0.8, zorder=0)
+    right.set(xlabel="phase of a pulse, in periods", ylabel="next spikes come earlier by", xlim=(0, 1))
+    right.set_title("Poked while it fires: one hardly minds.", loc="left")
+
+
+def plot_random_current(figure, I, voltages, dt):
+    """Set up an animation of neuron and networks under one current I (T,); update(n) shows the first n samples.
+
+    voltages: name -> voltage (T,).
+    """
+    t = dt * np.arange(len(I))
+    figure.set_size_inches(9, 4.5)
+    above, below = figure.subplots(2, sharex=True, height_ratios=(1, 3))
+    (current,) = above.plot([], [], color="black", linewidth=1)
+    above.set(ylabel="current", ylim=(I.min() - 0.1, I.max() + 0.1))
+    lines = {name: below.plot([], [], **WHO[name])[0] for name in voltages}
+    below.set(xlabel="time", ylabel="V", xlim=(0, t[-1]), ylim=(-2.4, 3.6))
+    below.legend(loc="upper center", ncols=3, fontsize=10)
+
+    def update(n):
+        current.set_data(t[:n], I[:n])
+        for name, line in lines.items():
+            line.set_data(t[:n], voltages[name][:n])
+
+    return update
