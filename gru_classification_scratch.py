@@ -23,7 +23,8 @@ from torch.utils.data import DataLoader
 
 from datasets import FitzhughNagumoClassification, crosses_upwards, period, simulate
 from models import GRU
-from pictures import draw_accuracy, draw_confusion, draw_samples, live_window, plot_arriving, plot_history
+from observers import weigh
+from pictures import draw_accuracy, draw_samples, live_window, plot_arriving, plot_losses
 from plumbing import FlagParser, count, follow, positive, run, save_figure, save_gif, set_up, write_metrics
 
 STEM = "gru_classification_scratch"
@@ -47,7 +48,7 @@ flag("--random_phase", action=BooleanOptionalAction, default=True, help="start a
 flag("--match_period", action=BooleanOptionalAction, default=True, help="give both neurons the same period")
 # model
 flag("--n_hidden", type=count, default=32, help="hidden units")
-flag("--memory", type=positive, default=2, help="steps that untrained units remember: from 2 to this")
+flag("--memory", type=positive, default=2, help="steps that untrained units remember: 2 to this; 2: every b_z is 0")
 # training
 flag("--num_epochs", type=count, default=30, help="passes over the training set, redrawn for each")
 flag("--batch_size", type=count, default=48, help="traces per gradient step")
@@ -146,20 +147,15 @@ def clean_windows(dataset, num_phases=1000):
 def ideal_observer(data, windows, noise_std, batch_size=250):
     """The best that can be known: P(class) after every sample of data (N, T, 1), as (N, T, classes).
 
-    The observer knows what a trace of each class would be without noise, from each phase (`windows`), and the noise. At
-    first it takes all classes and phases for equally likely. Each sample x then counts, by Bayes' rule, for those
-    whose V is near it: log P(class, phase | x) = log P(class, phase) - (x - V)² / 2σ² + constant. And a class is as
-    likely as its phases are together.
+    The observer knows what a trace of each class would be without noise, from each phase (`windows`), and the noise.
+    A class is as likely as its phases are together.
     """
     num_classes, T, num_phases = windows.shape
     V = windows.transpose(0, 1).flatten(1)  # (T, classes * phases)
     beliefs = torch.empty(len(data), T, num_classes)
-    for x, belief in zip(data.split(batch_size), beliefs.split(batch_size)):  # few at a time stay in the cache
-        log_likelihood = torch.zeros(len(x), num_classes * num_phases)
-        for t in range(T):
-            log_likelihood -= (x[:, t] - V[t]).square() / (2 * noise_std**2)
-            likely = (log_likelihood - log_likelihood.amax(-1, keepdim=True)).clamp(min=-80)  # exp of less is slow
-            belief[:, t] = likely.softmax(-1).unflatten(-1, (num_classes, num_phases)).sum(-1)
+    for x, belief in zip(data[..., 0].split(batch_size), beliefs.split(batch_size)):  # few at a time stay in the cache
+        for t, P in enumerate(weigh(x, V, noise_std)):
+            belief[:, t] = P.unflatten(-1, (num_classes, num_phases)).sum(-1)
     return beliefs
 
 
@@ -186,10 +182,10 @@ def evaluate_model(probabilities, baselines, data, labels, ideal=None):
     return metrics | {"confusion_matrix": matrix.tolist()}
 
 
-def draw_pictures(out_dir, test_set, probabilities, ideal, metrics):
-    """Write the classes, the confusion matrix, accuracy and confidence over time, and one trace of each, arriving."""
+def draw_pictures(out_dir, history, test_set, probabilities, ideal, metrics):
+    """Write the classes, the losses, accuracy and confidence over time, and one trace of each class, arriving."""
     save_figure(out_dir / "classification.png", draw_samples, test_set)
-    save_figure(out_dir / "cfmat.png", draw_confusion, metrics["confusion_matrix"], CLASSES)
+    save_figure(out_dir / "classification_losses.png", lambda figure: plot_losses(figure)(history))
     save_figure(out_dir / "classification_accuracy.png", draw_accuracy, metrics, test_set.dt)
     first_of_each = [test_set.labels.tolist().index(label) for label in range(len(CLASSES))]
     beliefs = {} if ideal is None else {"ideal observer": ideal[first_of_each, :, 1].numpy()}
@@ -224,7 +220,7 @@ def main(argv=None):
     model = GRU(num_inputs=1, num_hiddens=args.n_hidden, num_outputs=len(CLASSES)).to(args.device)
     lengthen_memory(model, args.memory)
     training = train_model(model, train_set, dataset(2, 32), args)  # nothing has run yet
-    window = live_window(plot_history) if args.train_visualization else None
+    window = live_window(plot_losses) if args.train_visualization else None
     path, info = args.out_dir / f"{STEM}.pth", {"task": "classification", "dt": train_set.dt}
     history, interrupted = follow(training, args.num_epochs, model, path, window, **info)
 
@@ -234,7 +230,7 @@ def main(argv=None):
     metrics = evaluate_model(probabilities, fit_baselines(train_set), test_set.data, test_set.labels, ideal)
     print_table(metrics, train_set.dt)
     if args.train_visualization:
-        draw_pictures(args.out_dir, test_set, probabilities, ideal, metrics)
+        draw_pictures(args.out_dir, history, test_set, probabilities, ideal, metrics)
     metrics = {name: value for name, value in metrics.items() if "along_the_way" not in name}  # curves, drawn above
     metrics |= {"train_seconds": history[-1]["seconds"], "interrupted": interrupted}
     write_metrics(args.out_dir / f"{STEM}_metrics.json", metrics, args)

@@ -1,7 +1,4 @@
-"""Every figure and animation of the scripts.
-
-draw_...(figure, ...) draws once; plot_...(figure, ...) sets up and returns update(frame), which shows that frame.
-"""
+"""Every figure of the scripts: draw_...(figure, ...) draws once; plot_... sets up and returns update(frame)."""
 
 import time
 
@@ -9,7 +6,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.collections import LineCollection
 from sklearn.decomposition import PCA
-from sklearn.metrics import ConfusionMatrixDisplay
 
 from datasets import crosses_upwards, period, simulate
 
@@ -34,30 +30,49 @@ def live_window(plot, *data, share=0.1):
     return redraw
 
 
+def plot_losses(figure):
+    """Plot the losses, epoch by epoch; return update(history)."""
+    axes = figure.subplots()
+
+    def update(history):
+        axes.clear()
+        losses = [(report["loss"], report["view_loss"]) for report in history]
+        axes.semilogy(range(1, len(losses) + 1), losses, label=["in training", "on traces not trained on"])
+        axes.set(xlabel="epoch", ylabel="loss")
+        axes.legend()
+
+    return update
+
+
 # ---- task 1 ----
 
 
-def plot_fit(figure, view, seen):
-    """Plot the true trace of `view`; update(history) adds the last epoch's free run after `seen` samples and errors."""
-    t = view.dt * np.arange(1, view.data_y.shape[1] + 1)
-    true = view.data_y.flatten().numpy()
-    start = min(seen, len(t)) - 1
-    free, error = figure.subplots(2, sharex=True, height_ratios=(3, 2))
-    free.plot(t, true, color="0.6", linewidth=4, label="neuron")
-    (generated,) = free.plot([], [], color="tab:red", linewidth=1.5, label="GRU, running freely")
-    free.axvspan(0, t[start], color="0.92")
-    free.text(t[start // 2], -2.9, "seen", ha="center", fontsize=11, color="0.3")
-    free.set(ylabel="V", xlim=(0, t[-1]), ylim=(-3.2, 2.8))
-    free.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)  # beside the title, clear of the spikes
-    (distance,) = error.semilogy([], [], color="tab:red", linewidth=1)
-    error.axhline(np.abs(np.diff(true)).mean(), color="0.3", linestyle=":", label="copying the last value, on average")
-    error.set(xlabel="time", ylabel="next step:\n|error|", ylim=(1e-6, 10), yticks=[1e-6, 1e-4, 1e-2, 1])
-    error.legend(loc="upper right", fontsize=11)
+def plot_filtering(figure, view):
+    """Plot the first trace of `view`; update(history) adds its noisy samples and the last epoch's network."""
+    V = view.data_y[0].flatten().numpy()
+    t, half = view.dt * np.arange(1, len(V) + 1), len(V) // 2
+    figure.set_size_inches(9, 4.8)
+    trace, error = figure.subplots(2, sharex=True, height_ratios=(3, 2))
+    trace.plot(t, V, color="0.75", linewidth=5, label="neuron")
+    (dots,) = trace.plot([], [], ".", color="0.2", markersize=2, label="its noisy samples")
+    (line,) = trace.plot([], [], color="tab:red", linewidth=1.5, label="GRU")
+    (noise,) = error.plot([], [], ".", color="0.2", markersize=3)
+    (distance,) = error.plot([], [], color="tab:red", linewidth=1.5)
+    trace.axvspan(0, t[half - 1], color="0.95")
+    error.axvspan(0, t[half - 1], color="0.95")
+    trace.text(0, -3.0, " sees every sample, predicts the next", fontsize=11, color="0.3")
+    trace.text(t[half - 1], -3.0, " runs freely", fontsize=11, color="0.3")
+    trace.set(ylabel="V", xlim=(0, t[-1]), ylim=(-3.2, 2.8))
+    trace.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3)  # beside the title, clear of the spikes
+    error.set(xlabel="time", ylabel="minus the\nneuron", ylim=(-0.45, 0.45))
 
     def update(history):
-        generated.set_data(t[start:], np.clip(history[-1]["free_run"][start:], -5, 5))  # it may run away
-        distance.set_data(t, np.abs(history[-1]["trace"] - true) + 1e-12)
-        free.set_title(f"epoch {len(history)}   loss {history[-1]['loss']:.1e}", loc="left")
+        prediction = np.clip(history[-1]["trace"], -5, 5)  # it may run away
+        dots.set_data(t[:half], history[-1]["samples"])
+        noise.set_data(t[:half], history[-1]["samples"] - V[:half])
+        line.set_data(t, prediction)
+        distance.set_data(t, prediction - V)
+        trace.set_title(f"epoch {len(history)}   error {history[-1]['view_loss']:.1e}", loc="left")
 
     return update
 
@@ -90,14 +105,23 @@ def draw_neuron(figure, view):
     plane.legend(loc="upper center", ncols=2, fontsize=10)
 
 
-def draw_gradients(figure, before, after, window):
-    """Draw the size of dL/dH at each step back in time, for the network before and after training."""
-    axes = figure.subplots()
-    axes.semilogy(before, label="before training")
-    axes.semilogy(after, label="after training")
-    axes.axvline(window, color="0.6", linestyle=":", label=f"truncated here in training: {window} steps")
-    axes.set(xlabel="steps back in time", ylabel="relative size of dL/dH", xlim=(0, len(before) - 1), ylim=(1e-12, 10))
-    axes.legend()
+def draw_memory(figure, errors, noise_std, before, after, window):
+    """Draw errors, name -> (T,), against samples seen, as means over growing spans; and the size of dL/dH."""
+    figure.set_size_inches(11, 5.4)
+    left, right = figure.subplots(1, 2)
+    styles = {"ideal observer": ("0.7", "-", 5), "GRU": ("tab:red", "-", 2.5)}
+    for k, (name, error) in enumerate(errors.items()):
+        color, style, width = styles.get(name, (f"C{k}", ("--", "-.", ":")[k % 3], 2))
+        edges = np.unique(np.geomspace(6, len(error), 14).astype(int))
+        means = [np.mean(error[i:j]) for i, j in zip(edges[:-1], edges[1:])]
+        left.loglog((edges[:-1] + edges[1:]) / 2, means, style, color=color, linewidth=width, label=name)
+    left.loglog(edges, noise_std**2 / edges, color="black", linewidth=0.8, label="σ² / samples seen")
+    left.set(xlabel="samples seen", ylabel="mean squared error of the next V", ylim=(None, 0.1))
+    left.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=11)
+    right.semilogy(np.transpose([before, after]), label=["before training", "after training"])
+    right.axvline(window, color="0.6", linestyle=":", label=f"cut in training: {window} steps")
+    right.set(xlabel="steps back in time", ylabel="relative size of dL/dH", xlim=(0, len(before) - 1), ylim=(1e-12, 10))
+    right.legend(loc="lower left", bbox_to_anchor=(0, 1))
 
 
 # ---- task 2 ----
@@ -213,19 +237,6 @@ def draw_gates(figure, V, Z, R, dt):
 # ---- task 3 ----
 
 
-def plot_history(figure):
-    """Set up loss and accuracy, epoch by epoch; return update(history)."""
-    axes = dict(zip(("loss", "accuracy"), figure.subplots(1, 2)))
-
-    def update(history):
-        for name, ax in axes.items():
-            ax.clear()
-            ax.plot(range(1, len(history) + 1), [report[name] for report in history])
-            ax.set(xlabel="epoch", ylabel=name)
-
-    return update
-
-
 def draw_samples(figure, dataset, num=3):
     """Draw the first traces of each class."""
     figure.set_size_inches(8, 5)
@@ -237,14 +248,6 @@ def draw_samples(figure, dataset, num=3):
         axes[label].set_title(f"class {name}: a = {parameters['a']}, b = {parameters['b']}", loc="left")
         axes[label].set_ylabel("V")
     axes[-1].set(xlabel="time", xlim=(0, dataset.T * dataset.dt))
-
-
-def draw_confusion(figure, matrix, classes):
-    """Draw how many traces of each class were taken for which: rates, and all cells readable."""
-    figure.set_size_inches(5, 4.4)
-    rates = np.array(matrix) / np.maximum(np.sum(matrix, axis=1, keepdims=True), 1)
-    display = ConfusionMatrixDisplay(rates, display_labels=[f"class {name}" for name in classes])
-    display.plot(ax=figure.subplots(), cmap="Blues", values_format=".3f", im_kw={"vmin": 0, "vmax": 1})
 
 
 def draw_accuracy(figure, metrics, dt):

@@ -23,10 +23,19 @@ def metrics_of(stem, *flags, out_dir):
 @SEEDS
 def test_regression(seed, tmp_path):
     metrics = metrics_of("gru_regression_scratch", "--seed", seed, out_dir=tmp_path)
-    assert metrics["test_from_tenth_mse"] <= 3e-7
-    assert metrics["test_from_tenth_mse"] <= metrics["cubic_from_tenth_mse"] / 15
-    assert metrics["test_mse"] < metrics["untrained_128_mse"] < metrics["untrained_32_mse"]
+    assert metrics["gru_early_mse"] <= min(7e-4, 2.2 * metrics["ideal_early_mse"])
+    assert metrics["gru_late_mse"] <= 7e-4
+    others = ("persistence", "linear", "quintic", "two_means", "untrained_32", "untrained_128")
+    assert metrics["gru_late_mse"] <= min(metrics[f"{name}_late_mse"] for name in others) / 3
+    assert metrics["ideal_late_mse"] <= 3e-5
     assert (tmp_path / "fitzhugh_nagumo_regression.gif").stat().st_size < 1_000_000
+
+
+@SEEDS
+def test_regression_without_noise(seed, tmp_path):
+    metrics = metrics_of("gru_regression_scratch", "--noise_std", "0", "--seed", seed, out_dir=tmp_path)
+    assert metrics["gru_mse"] <= 3e-7
+    assert metrics["gru_mse"] < metrics["untrained_128_mse"] < metrics["untrained_32_mse"]
 
 
 @SEEDS

@@ -18,50 +18,41 @@ class Constant:
         return torch.full_like(x, 0.25) if torch.is_tensor(x) else np.full(len(x), 0.25)
 
 
-def test_all_are_scored_on_the_very_same_samples_without_the_first():
+def test_all_are_scored_on_the_very_same_samples():
     data = FitzhughNagumo(3, 400, duration=160.0, seed=6)
-    networks = {"test": Constant()}
-    baselines = {"one": (task.voltage_and_change, Constant()), "other": (task.last_four, Constant())}
+    baselines = {"one": (task.voltage_and_change, Constant()), "other": (task.two_means, Constant())}
     x, y = (Q[..., 0].double().numpy() for Q in (data.data_x, data.data_y))
-    data.data_y[:, :4] = torch.nan
-    metrics = task.evaluate_model(networks, baselines, data)
-    assert len(metrics) == 8
-    for part, first in (("", 4), ("_from_tenth", 9)):
-        for name in ("test", "one", "other"):
-            assert metrics[f"{name}{part}_mse"] == pytest.approx(np.mean((y - 0.25)[:, first:] ** 2), rel=1e-12)
-        assert metrics[f"persistence{part}_mse"] == pytest.approx(np.mean((y - x)[:, first:] ** 2), rel=1e-12)
+    predictions = task.predict_all({"gru": Constant()}, baselines, data.data_x)
+    metrics = task.evaluate_model(predictions, y)
+    assert len(metrics) == 12
+    for part, cut in (("mse", slice(9, 400)), ("early_mse", slice(40, 80)), ("late_mse", slice(200, 400))):
+        for name in ("gru", "one", "other"):
+            assert metrics[f"{name}_{part}"] == pytest.approx(np.mean((y - 0.25)[:, cut] ** 2), rel=1e-12)
+        assert metrics[f"persistence_{part}"] == pytest.approx(np.mean((y - x)[:, cut] ** 2), rel=1e-12)
 
 
 def test_features_of_a_known_trace():
     x = np.array([[1.0, 2.0, 4.0, 8.0, 16.0]])
-    assert task.last_four(x)[0, 2:].tolist() == [[0, 1, 2, 4], [1, 2, 4, 8], [2, 4, 8, 16]]
-    assert task.voltage_and_change(x)[0, 1:].tolist() == [[2, 1], [4, 2], [8, 4], [16, 8]]
+    assert task.lags(x, 3)[0].tolist() == [[1, 1, 1], [1, 1, 2], [1, 2, 4], [2, 4, 8], [4, 8, 16]]
+    assert task.voltage_and_change(x)[0].tolist() == [[1, 0], [2, 1], [4, 2], [8, 4], [16, 8]]
+    assert task.two_means(np.arange(20.0)[None])[0, -1].tolist() == [12, 17]
 
 
-@pytest.mark.parametrize(("name", "degree"), [("autoregression", 1), ("cubic", 3), ("quintic", 5)])
+@pytest.mark.parametrize(("name", "degree"), [("linear", 1), ("quintic", 5), ("two_means", 5)])
 def test_a_baseline_finds_a_rule_of_its_own_degree_and_no_higher_one(name, degree):
-    x = np.random.default_rng(0).uniform(-1, 1, (6, 100))
-    change = np.diff(x, axis=1, prepend=0)
+    x = np.random.default_rng(0).uniform(-1, 1, (20, 200))
+    before, now = np.moveaxis(task.two_means(x) if name == "two_means" else task.voltage_and_change(x), -1, 0)
 
     def largest_error(y):
         y = y.copy()
-        y[:, :4] = 1e3  # not fitted to
+        y[:, :9] = 1e3  # not fitted to
         tensors = {key: torch.tensor(values).unsqueeze(-1) for key, values in (("data_x", x), ("data_y", y))}
         features, regression = task.fit_baselines(SimpleNamespace(**tensors))[name]
-        return abs(regression.predict(np.concatenate(features(x))).reshape(y.shape) - y)[:, 4:].max()
+        return abs(regression.predict(np.concatenate(features(x))).reshape(y.shape) - y)[:, 20:].max()
 
-    rule = 0.3 - x + 2 * np.roll(x, 3, axis=1) if degree == 1 else 0.3 - x + 0.5 * x * change ** (degree - 1)
-    assert largest_error(rule) < 1e-9  # a mixed term of the full degree; for the linear one, the oldest of four lags
-    assert largest_error(x ** (degree + 1)) > 1e-3
-
-
-def test_untrained_networks_are_fitted_in_their_readout_and_gain_by_width():
-    torch.manual_seed(0)
-    data = FitzhughNagumo(16, 300, duration=120.0, seed=3)
-    networks = task.fit_untrained(GRU(1, 8, 1, residual=True), data, (8, 32))
-    assert {name: network.num_hiddens for name, network in networks.items()} == {"untrained_8": 8, "untrained_32": 32}
-    metrics = task.evaluate_model(networks, {}, data)
-    assert metrics["untrained_32_mse"] < metrics["untrained_8_mse"] < metrics["persistence_mse"]
+    rule = 0.3 - x + 2 * task.lags(x, 20)[..., 0] if degree == 1 else 0.3 - before + before * now ** (degree - 1)
+    assert largest_error(rule) < 1e-9  # a mixed term of the full degree; for the linear one, the oldest of twenty lags
+    assert largest_error(10 * now ** (degree + 1)) > 1e-3
 
 
 def test_gradient_through_time_matches_autograd_over_single_steps():

@@ -25,7 +25,7 @@ TINY = {
     "gru_classification_scratch": "--num_epochs 2 --num_train 4 --num_test 8 --n_hidden 4 --duration 40 --dt 1",
 }
 IN_THE_TABLE = {  # metrics, and how the table shows them
-    "gru_regression_scratch": dict.fromkeys(["test_mse", "cubic_from_tenth_mse", "quintic_half_dt_mse"], ".2e"),
+    "gru_regression_scratch": dict.fromkeys(["gru_early_mse", "gru_late_mse", "ideal_late_mse"], ".2e"),
     "gru_autoregression": {"period_error": ".1e", "original_amplitude_error": ".1e", "w_r2": ".5f"},
     "gru_classification_scratch": dict.fromkeys(["accuracy", "ideal_accuracy", "features_accuracy"], ".4f"),
 }
@@ -35,9 +35,12 @@ DATA = {  # the seed of each data set, of --seed 5, and whether its neurons star
     "gru_classification_scratch": {(20, None), (21, None), (22, None)},
 }
 PICTURES = {
-    "gru_regression_scratch": {"neuron.png", "fitzhugh_nagumo_regression.gif", "gradient_through_time.png"},
+    "gru_regression_scratch": {"neuron.png", "fitzhugh_nagumo_regression.gif", "regression_losses.png"}
+    | {"regression_memory.png"},
     "gru_autoregression": {"autoGRU.gif", "phase_portrait.png", "gates.png"},
-    "gru_classification_scratch": {f"{name}.png" for name in ("classification", "cfmat", "classification_accuracy")}
+    "gru_classification_scratch": {
+        f"{name}.png" for name in ("classification", "classification_losses", "classification_accuracy")
+    }
     | {"classification.gif"},
 }
 

@@ -12,7 +12,7 @@ from models import GRU
 
 FLAGS = {"num_epochs": 4, "batch_size": 2, "window": 20, "init_lr": 0.1, "max_grad_norm": 1e6, "loss_from": 0.5}
 FLAGS |= {"num_epochs_one_step": 3, "updates_per_epoch": 2, "warm_up": 10, "first_horizon": 5, "horizon": 20}
-FLAGS |= {"free_lr": 0.05, "next_step_weight": 1.0, "input_noise": 0.0}
+FLAGS |= {"free_lr": 0.05, "next_step_weight": 1.0, "input_noise": 0.0, "noise_std": 0.0}
 
 
 class Ramps(list):
@@ -63,11 +63,22 @@ def test_a_network_that_knows_the_answer_has_no_loss(task):
             assert not call.H.requires_grad  # without its gradient
 
 
-@pytest.mark.parametrize(("sample", "counts"), [(0, False), (3, False), (4, True), (21, True), (59, True)])
-def test_first_four_targets_of_a_trace_do_not_count_and_all_others_do(sample, counts):
+@pytest.mark.parametrize(("sample", "counts"), [(0, False), (7, False), (8, True), (21, True), (59, True)])
+def test_first_nine_steps_of_a_trace_do_not_count_and_all_others_do(sample, counts):
     dataset = Ramps()
-    dataset.data_y[:, sample] = 1e3
+    dataset.data_y[:, sample] = 1e3  # that step's target, and the next one's input
     assert (train(gru_regression_scratch, Climber(), dataset)[0]["loss"] > 0) == counts
+
+
+def test_task_1_has_noise_on_inputs_and_targets_alike_and_another_for_every_epoch():
+    model = Climber()
+    reports = train(gru_regression_scratch, model, Ramps(50, 100), init_lr=1e-9, noise_std=0.5, window=100)
+    for report in reports:  # the error of a step is the difference of two samples' noise
+        assert report["loss"] == pytest.approx(2 * 0.5**2, rel=0.1)
+        assert report["view_loss"] == pytest.approx(0.5**2, rel=0.1)  # scored without noise
+    first, *_, last = (call.inputs for call in model.calls if len(call.inputs) == 100)
+    assert (first % 1 != 0).all()
+    assert not torch.isin(first, last).any()
 
 
 def test_free_running_starts_from_the_state_before_and_goes_further_and_further():
