@@ -98,7 +98,9 @@ def test_coincidence_counts_a_spike_once():
     assert [task.coincidence(true, V) for V in (true, late, later, half)] == pytest.approx([1, 1, 0, 2 * 2 / (5 + 2)])
 
 
-def test_the_script_runs(small, tmp_path):
+def test_the_script_runs(small, tmp_path, monkeypatch):
+    save_gif = task.save_gif
+    monkeypatch.setattr(task, "save_gif", lambda path, frames, *data, fps: save_gif(path, frames[-2:], *data, fps=1))
     sizes = ["--num_train=4", "--num_samples=120", "--n_hidden=3", "--num_epochs=2"]
     metrics = task.main([*sizes, "--currents=constant", f"--out_dir={tmp_path}"])
     model = load_checkpoint(tmp_path / "gru_driven_neuron.pth")

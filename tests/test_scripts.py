@@ -132,6 +132,13 @@ def test_wrong_flag_is_one_line_and_status_2(command, shell, tmp_path):
     assert (ONE_SCRIPT[command] if command in ONE_SCRIPT else EVERY_SCRIPT[flags]) in stderr
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("stem", TINY)
+def test_script_runs_on_a_gpu(stem, shell, tmp_path):
+    status, _, error = shell(stem, f"{TINY[stem]} --device cuda --no-train_visualization --out_dir {tmp_path}")
+    assert (status, error) == (0, "")
+
+
 @pytest.mark.parametrize("kind", ["missing", "damaged", "of another task"])
 def test_checkpoint_that_is_none_is_one_line_and_status_2(kind, shell, tmp_path):
     path, model = tmp_path / "model.pth", GRU(1, 4, 2 if kind == "of another task" else 1)
