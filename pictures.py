@@ -331,7 +331,7 @@ def draw_answers(figure, levels, phases, poke, curves, poked, dt):
     right.axhline(0, color="0.8", linewidth=0.8, zorder=0)
     right.set(
         xlabel="phase of a pulse, in periods (upstroke at 0.47)",
-        ylabel="next spikes come earlier by, in periods",
+        ylabel="spikes earlier by, in periods",
         xlim=(0, 1),
     )
     right.set_title("Poked while it fires: one hardly minds.", loc="left")
