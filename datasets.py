@@ -19,6 +19,7 @@ from scipy.integrate import solve_ivp
 from torch.utils.data import TensorDataset
 
 MAX_SAMPLES = 5 * 10**7  # per dataset: 0.4 GB for V in float64, and a few times that while it is made
+ANYWHERE = (-3, 3), (-1.5, 2.5)  # V(0) and W(0) of a neuron that starts anywhere: well beyond the limit cycle
 MAX_DURATION = 25_000  # time units: to simulate more takes longer than ten seconds
 
 
@@ -106,7 +107,7 @@ class FitzhughNagumo(Traces):
         self.data_w = _to_tensor(W[:-1])
 
     def _trajectories(self, N, t):
-        box = ((-3, 3), (-1.5, 2.5)) if self.anywhere else ((-1, 1), (0, 0))
+        box = ANYWHERE if self.anywhere else ((-1, 1), (0, 0))
         v0, w0 = (self.rng.uniform(*side, N) for side in box)
         return simulate(v0, w0, t, **self.parameters)
 
@@ -127,7 +128,7 @@ class DrivenNeurons(Traces):
         jumps = rng.random((T + 1, N)) < 500 ** -rng.uniform(0, 1, N) * (currents == "jumps")
         last = np.maximum.accumulate(np.where(jumps, np.arange(T + 1)[:, None], 0))  # at every sample: the last jump
         I = np.take_along_axis(rng.uniform(-0.2, 1.8, (T + 1, N)), last, axis=0)
-        v0, w0 = rng.uniform(-3, 3, N), rng.uniform(-1.5, 2.5, N)
+        v0, w0 = (rng.uniform(*side, N) for side in ANYWHERE)
         super().__init__(simulate(v0, w0, np.arange(T + 1) * (duration / T), I)[0], duration / T, I)
 
 
@@ -138,7 +139,6 @@ class FitzhughNagumoClassification(TensorDataset):
     noise_std: standard deviation of the observation noise that is added to V.
     random_phase: start anywhere on the limit cycle instead.
     match_period: slow every class down to the longest period: only the waveform tells them apart then.
-    Equal seeds give equal data.
     data: (2N, T, 1) float32, first all of class A, then all of class B
     labels: (2N,) int64
     """

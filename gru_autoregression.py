@@ -334,10 +334,10 @@ def make_model(args, dataset, dt):
         return model, {"interrupted": False}
     valid_set = dataset(1, 16, args.warm_up + round(1600 / dt))
     training = train_model(model, train_set, valid_set, args)  # nothing has run yet
-    window = live_window(plot_free_run, valid_set) if args.train_visualization else None
+    live = live_window(plot_free_run, valid_set) if args.train_visualization else None
     path = args.out_dir / f"{STEM}.pth"
     info = {"best_by": "score", "task": "autoregression", "dt": dt}
-    history, interrupted = follow(training, args.num_epochs_one_step + args.num_epochs, model, path, window, **info)
+    history, interrupted = follow(training, args.num_epochs_one_step + args.num_epochs, model, path, live, **info)
     return model, {"train_seconds": history[-1]["seconds"], "interrupted": interrupted}
 
 

@@ -220,9 +220,9 @@ def main(argv=None):
     model = GRU(num_inputs=1, num_hiddens=args.n_hidden, num_outputs=len(CLASSES)).to(args.device)
     lengthen_memory(model, args.memory)
     training = train_model(model, train_set, dataset(2, 32), args)  # nothing has run yet
-    window = live_window(plot_losses) if args.train_visualization else None
+    live = live_window(plot_losses) if args.train_visualization else None
     path, info = args.out_dir / f"{STEM}.pth", {"task": "classification", "dt": train_set.dt}
-    history, interrupted = follow(training, args.num_epochs, model, path, window, **info)
+    history, interrupted = follow(training, args.num_epochs, model, path, live, **info)
 
     probabilities, ideal = class_probabilities(model, test_set.data), None
     if args.random_phase and args.noise_std >= 0.01:  # all phases are equally likely, and no match is exact

@@ -226,10 +226,10 @@ def main(argv=None):
     untrained.fit_readout(train_set.data_x, train_set.data_y, skip=10)
     valid_I = DrivenNeurons(32, 512, args.currents, seed=4 * args.seed + 1).data_x[..., 1].double().numpy().T
     training = train_model(model, train_set, valid_I, args)  # a generator: nothing has run yet
-    window = live_window(plot_free_run, Traces(neuron(valid_I), DT)) if args.train_visualization else None
+    live = live_window(plot_free_run, Traces(neuron(valid_I), DT)) if args.train_visualization else None
     path, info = args.out_dir / f"{STEM}.pth", {"task": "driven neuron", "currents": args.currents, "dt": DT}
     # of all epochs the one with the best free runs is kept: training steps still shake the rhythm a little
-    history, interrupted = follow(training, args.num_epochs, model, path, window, "free_run_error", **info)
+    history, interrupted = follow(training, args.num_epochs, model, path, live, "free_run_error", **info)
 
     shipped = {name: load_checkpoint(SHIPPED / f"driven_{name}.pth", args.device) for name in ("jumps", "constant")}
     models = shipped | {args.currents: model, "untrained": untrained}

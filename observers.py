@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from scipy.spatial import KDTree
 
-from datasets import FitzhughNagumo, simulate
+from datasets import ANYWHERE, FitzhughNagumo, simulate
 
-CORNERS = (-3.0, 3.0), (2.5, -1.5)  # V(0) and W(0) in two corners of the box in which neurons start
+CORNERS = ANYWHERE[0], ANYWHERE[1][::-1]  # V(0) and W(0) in two corners of the box in which neurons start
 SETTLED = 20.0  # time units after its start a neuron is on one of the two paths from these corners to the limit cycle
 PATH = 220.0  # time units along a path until it has joined the limit cycle and gone round it once
 
