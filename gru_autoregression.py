@@ -19,7 +19,7 @@ from torch.nn.functional import mse_loss
 
 from datasets import FitzhughNagumo, period, upward_crossings
 from models import GRU, load_checkpoint
-from pictures import draw_gates, draw_phase_portrait, live_window, plot_free_run, plot_growing_trace
+from pictures import draw_gates, draw_phase_portrait, live_window, plot_free_run, plot_runs
 from plumbing import FlagParser, count, follow, positive, run, save_figure, save_gif, set_up, write_metrics
 
 STEM = "gru_autoregression"
@@ -267,15 +267,25 @@ def gates(model, x, states):
 
 
 def draw_pictures(args, model, dataset, generated, states, recovery):
-    """Write the run of the last trajectory as an animation, as a limit cycle and as gates."""
-    true = np.stack([data[-1, :, 0] for data in (dataset.data_x, dataset.data_w)])
-    V_and_W = np.stack([generated[-1, :, 0], recovery.predict(states[:, -1].numpy())])
-    frames = np.linspace(2, args.warm_up + round(5 * period() / dataset.dt), 75, dtype=int)
-    shown = (true[:, : frames[-1]], V_and_W[:, : frames[-1]], dataset.dt, args.warm_up)
-    save_gif(args.out_dir / "autoGRU.gif", frames, plot_growing_trace, *shown, fps=12)
-    true, V_and_W, states = true[:, args.warm_up :], V_and_W[:, args.warm_up :], states[args.warm_up :, -1]
-    shown = (true, V_and_W, states.numpy(), dataset.dt)
-    save_figure(args.out_dir / "phase_portrait.png", draw_phase_portrait, *shown, **dataset.parameters)
+    """Write free runs from a noisy start, trained and untrained, as an animation; the limit cycle; the gates."""
+    torch.manual_seed(args.seed)
+    untrained = GRU(num_inputs=1, num_hiddens=model.num_hiddens, num_outputs=1, residual=True)
+    untrained.fit_readout(dataset.data_x[:-1, :512], dataset.data_y[:-1, :512], skip=10)
+    true = dataset.data_x[-1:, : args.warm_up + round(8 * period() / dataset.dt)]
+    noisy, networks = (
+        true + 0.1 * torch.randn_like(true),
+        {"trained": model, "untrained, but for its readout": untrained},
+    )
+    runs = {name: run_freely(network, noisy, args.warm_up)[0].flatten() for name, network in networks.items()}
+    frames = np.linspace(args.warm_up + 2, true.shape[1], 75, dtype=int)
+    title = f"Two GRUs see {args.warm_up} noisy samples of a neuron. Then they are alone."
+    save_gif(
+        args.out_dir / "autoGRU.gif", frames, plot_runs, title, true.flatten(), runs, dataset.dt, args.warm_up, fps=12
+    )
+    true = np.stack([data[-1, args.warm_up :, 0] for data in (dataset.data_x, dataset.data_w)])
+    states = states[args.warm_up :, -1]
+    V_and_W = np.stack([generated[-1, args.warm_up :, 0], recovery.predict(states.numpy())])
+    save_figure(args.out_dir / "phase_portrait.png", draw_phase_portrait, true, V_and_W, states.numpy())
     Z, R = gates(model, generated[-1, args.warm_up :], states)
     save_figure(args.out_dir / "gates.png", draw_gates, V_and_W[0, 1:], Z.numpy(), R.numpy(), dataset.dt)
 

@@ -15,7 +15,7 @@ import torch
 
 from datasets import DrivenNeurons, Traces, period, simulate, upward_crossings
 from models import GRU, load_checkpoint
-from pictures import draw_answers, live_window, plot_free_run, plot_random_current
+from pictures import draw_answers, live_window, plot_free_run, plot_runs
 from plumbing import FlagParser, count, follow, positive, run, save_figure, save_gif, set_up, write_metrics
 
 STEM = "gru_driven_neuron"
@@ -214,8 +214,10 @@ def draw_pictures(out_dir, who, answers):
     curves = {name: (answers[name]["f_i"], answers[name]["phase_response"]) for name in who}
     save_figure(out_dir / "driven.png", draw_answers, LEVELS, PHASES, poke[WARM_UP:, 0], curves, poked, DT)
     I = random_currents(1, 700)
-    voltages = {name: respond(I)[WARM_UP:, 0] for name, respond in who.items()}
-    save_gif(out_dir / "driven.gif", range(10, 651, 10), plot_random_current, I[WARM_UP:, 0], voltages, DT, fps=10)
+    true, *runs = (respond(I)[WARM_UP:, 0] for respond in who.values())
+    runs = dict(zip(("learnt under currents that jump", "learnt under constant currents"), runs))
+    shown = ("Two GRUs under a random current that is new to both", true, runs, DT, 0, I[WARM_UP:, 0])
+    save_gif(out_dir / "driven.gif", range(10, 651, 10), plot_runs, *shown, fps=10)
 
 
 def main(argv=None):
