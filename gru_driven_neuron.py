@@ -207,20 +207,14 @@ def print_table(metrics, names):
 def draw_pictures(out_dir, history, who, answers):
     """Write the losses, what neuron and networks answered, and how they run under one random current."""
     save_figure(out_dir / "driven_losses.png", lambda figure: plot_losses(figure)(history))
-    names = {
-        "neuron": "neuron",
-        "jumps": "learnt under currents that jump",
-        "constant": "learnt under constant currents",
-    }
-    poke = np.zeros((WARM_UP + 150, 1))
+    names = {"neuron": "neuron", "jumps": "trained on currents that jump", "constant": "trained on constant currents"}
+    poke, I = np.zeros((WARM_UP + 150, 1)), random_currents(1, 700)
     poke[WARM_UP + 30 :][: WIDTHS[1]] = 0.25
-    poked = {name: who[key](poke)[WARM_UP:, 0] for key, name in names.items()}
+    poked, runs = ({name: who[key](current)[WARM_UP:, 0] for key, name in names.items()} for current in (poke, I))
     curves = {name: (answers[key]["f_i"], answers[key]["phase_response"]) for key, name in names.items()}
     save_figure(out_dir / "driven.png", draw_answers, LEVELS, PHASES, poke[WARM_UP:, 0], curves, poked, DT)
-    I = random_currents(1, 700)
-    runs = {name: who[key](I)[WARM_UP:, 0] for key, name in names.items()}
-    shown = ("Two GRUs under a random current that is new to both", runs.pop("neuron"), runs, DT, 0, I[WARM_UP:, 0])
-    save_gif(out_dir / "driven.gif", range(10, 651, 10), plot_runs, *shown, fps=10)
+    title = "Two GRUs are told a random current, which is new to both."
+    save_gif(out_dir / "driven.gif", range(10, 651, 10), plot_runs, title, runs, DT, 0, I[WARM_UP:, 0], fps=10)
 
 
 def main(argv=None):

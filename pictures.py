@@ -11,8 +11,9 @@ from datasets import crosses_upwards, period, simulate
 
 NEURON = {"color": "0.7", "linewidth": 6, "label": "neuron"}  # the same in every picture
 GRU = {"color": "tab:red", "label": "GRU"}
-OTHER = {"color": "C0", "linestyle": "--", "label": "another GRU"}
+OTHER = {"color": "C0", "linestyle": "--"}  # another GRU
 IDEAL = {"color": "0.7", "linewidth": 6, "label": "ideal observer"}
+STYLES = {style["label"]: style for style in (NEURON, GRU, IDEAL)}
 ARROW = {"arrowstyle": "-|>", "mutation_scale": 25, "color": "black"}
 
 
@@ -94,7 +95,7 @@ def draw_neuron(figure, view):
     trace.plot(t, W, color="C1", linestyle="--", label="W, recovery variable")
     trace.set(title="The neuron spikes again and again ...", xlabel="time", xlim=(0, t[-1]), ylim=(-2.9, 4.2))
     trace.legend(loc="upper right", ncols=2)
-    for x, y, word in (60, 0.6, "jump"), (97, 2.0, "plateau"), (139, 0, "jump"), (153, -2.6, "recovery"):
+    for x, y, word in (60, 0.6, "jump"), (97, 2.2, "plateau"), (139, -1, "jump"), (153, -2.6, "recovery"):
         trace.text(x, y, word)
 
     v, w = np.linspace(-2.6, 2.6, 201), np.linspace(-0.9, 2.2, 201)
@@ -107,12 +108,7 @@ def draw_neuron(figure, view):
         plane.annotate("", (V[k + 1], W[k + 1]), (V[k], W[k]), arrowprops=ARROW)
     rest = v[np.argmin(np.abs(v - v**3 / 3 + I - (v + a) / b))]  # where the two nullclines cross
     plane.plot(rest, (rest + a) / b, "o", markersize=10, markerfacecolor="white", color="black")
-    for x, y, word in (
-        (-0.4, 1.87, "start"),
-        (-1.2, 1.34, "jump"),
-        (0.1, -0.34, "jump"),
-        (rest, -0.45, "unstable point"),
-    ):
+    for x, y, word in (-0.4, 1.87, "start"), (-1.2, 1.34, "jump"), (1, -0.35, "jump"), (rest, -0.45, "unstable point"):
         plane.text(x, y, word)
     plane.text(-1.55, 0.55, "left branch:\nrecovery")
     plane.text(0.65, 0.1, "right branch:\nplateau")
@@ -130,7 +126,7 @@ def draw_memory(figure, errors, noise_std):
         others = {"color": f"C{k}", "linestyle": ("--", "-.", ":")[k % 3], "label": name}
         edges = np.unique(np.geomspace(6, len(error), 14).astype(int))
         means = [np.mean(error[i:j]) for i, j in zip(edges[:-1], edges[1:])]
-        axes.loglog((edges[:-1] + edges[1:]) / 2, means, **{"GRU": GRU, "ideal observer": IDEAL}.get(name, others))
+        axes.loglog((edges[:-1] + edges[1:]) / 2, means, **STYLES.get(name, others))
     axes.loglog(edges, noise_std**2 / edges, color="black", linewidth=0.8, label="σ² / samples seen")
     axes.set(xlabel="samples seen", ylabel="mean squared error of the next V", ylim=(None, 0.1))
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
@@ -166,33 +162,33 @@ def plot_free_run(figure, dataset):
     return update
 
 
-def plot_runs(figure, title, true, runs, dt, warm_up=0, current=None):
-    """Set up an animation: free runs of networks, each on the neuron's V, true (T,); update(n) shows n samples of them.
+def plot_runs(figure, title, voltages, dt, warm_up=0, current=None):
+    """Set up an animation of networks that run freely, each on top of the neuron; update(n) shows n samples.
 
-    runs: name -> V (T,), of which the first `warm_up` samples are what the network has seen. current: I (T,), if any.
+    voltages: name -> V (T,), the neuron's first; of the others the first `warm_up` samples are what a network has seen.
+    current: (T,), drawn above.
     """
+    (_, true), *runs = voltages.items()
     t = dt * np.arange(len(true))
-    seen = np.arange(len(true)) < warm_up
-    figure.set_size_inches(8, 5)
-    figure.suptitle(title, x=0.02, ha="left")
     rows = figure.subplots(len(runs) + (current is not None), sharex=True)
+    figure.set_size_inches(8, 3 + 1.1 * len(rows))
+    figure.suptitle(title, x=0.02, ha="left")
     growing = []
-    for axes, (name, V), style in zip(rows[-len(runs) :], runs.items(), (GRU, OTHER)):
+    for axes, (name, V), style in zip(rows[-len(runs) :], runs, (GRU, OTHER)):
         (neuron,) = axes.plot(t, true, **NEURON)
-        axes.plot(t, np.where(seen, V, np.nan), "k.", markersize=3)
-        (line,) = axes.plot([], [], marker="o", markevery=[-1], **style)
-        growing.append((line, np.where(seen, np.nan, V)))
+        axes.plot(t[:warm_up], V[:warm_up], "k.", markersize=3)
+        growing.append((axes.plot([], [], marker="o", markevery=[-1], **style)[0], warm_up, V))
         axes.set_title(name, color=style["color"])
-        axes.set(ylabel="V", xlim=(0, t[-1]), ylim=(-2.8, 2.8))
-    rows[-1].set_xlabel("time")
-    rows[-1].legend(handles=[neuron], loc="lower right", bbox_to_anchor=(1, 0.95))
+        axes.set(ylabel="V", xlim=(0, t[-1]), ylim=(-2.8, 2.8), yticks=(-2, 0, 2))
+    axes.set_xlabel("time")
+    axes.legend(handles=[neuron], loc="lower right", bbox_to_anchor=(1, 0.95))
     if current is not None:
-        growing.append((rows[0].plot([], [], color="black", linewidth=1)[0], current))
-        rows[0].set(ylabel="I", ylim=(current.min() - 0.1, current.max() + 0.1))
+        growing.append((rows[0].plot([], [], color="black", linewidth=1)[0], 0, current))
+        rows[0].set(ylabel="current", ylim=(current.min() - 0.1, current.max() + 0.1))
 
     def update(n):
-        for line, values in growing:
-            line.set_data(t[:n], values[:n])
+        for line, begin, values in growing:
+            line.set_data(t[begin:n], values[begin:n])
 
     return update
 
@@ -252,6 +248,31 @@ def draw_gates(figure, V, Z, R, dt):
     maps[-1].set_xlabel("time")
 
 
+def draw_answers(figure, levels, phases, poke, curves, poked, dt):
+    """Draw what neuron and networks answer: f-I curves, the response to one pulse, and the response to its phase.
+
+    curves: name -> (frequency at each of `levels`, advance by a pulse at each of `phases`). poke: a current (T,).
+    poked: name -> voltage (T,) under it.
+    """
+    figure.set_size_inches(8, 10)
+    f_i, pulse, response = figure.subplots(3)
+    for (name, (frequency, advance)), style in zip(curves.items(), (NEURON, GRU, OTHER)):
+        f_i.plot(levels, 1000 * frequency, **style | {"label": name})
+        pulse.plot(dt * np.arange(len(poke)), poked[name], **style)
+        response.plot(phases, advance, **style)
+    f_i.set(title="Under constant currents both fire as the neuron does.", xlabel="constant current I")
+    f_i.set(ylabel="spikes in 1000\ntime units", xlim=(-0.2, 1.8), ylim=(-0.4, 10))
+    f_i.legend(loc="lower center", bbox_to_anchor=(0.54, 0))
+    on = dt * np.flatnonzero(poke)
+    pulse.axvspan(on[0], on[-1] + dt, ymax=0.06, color="black")
+    pulse.text(on[-1] + 3, -2.5, f"pulse of {poke.max():g}")
+    pulse.set(title="Poked at rest, one spikes and one sleeps on.", xlabel="time", ylabel="V")
+    pulse.set(xlim=(0, dt * len(poke)), ylim=(-2.7, 2.4))
+    response.axhline(0, color="0.8", linewidth=0.8, zorder=0)
+    response.set(title="Poked while they fire, one hardly minds.", ylabel="next spikes earlier\nby, in periods")
+    response.set(xlabel="phase of the pulse, in periods (upstroke at 0.47)", xlim=(0, 1))
+
+
 # ---- task 3 ----
 
 
@@ -281,9 +302,7 @@ def draw_accuracy(figure, metrics, dt):
     if "ideal_accuracy" in metrics:
         above.plot(t, metrics["ideal_accuracy_along_the_way"], **IDEAL)
     above.plot(t, accuracy, **GRU)
-    above.axhline(
-        metrics["neighbours_accuracy"], color="C2", linestyle="-.", label="15 nearest neighbours, whole trace"
-    )
+    above.axhline(metrics["neighbours_accuracy"], color="C2", linestyle="-.", label="15 neighbours, whole trace")
     above.axhline(metrics["features_accuracy"], color="C0", linestyle="--", label="four features, whole trace")
     above.set(title="How often is it right?", ylabel="accuracy", xlim=(0, t[-1]), ylim=(0.45, 1.02))
     above.legend(loc="lower right")
@@ -315,7 +334,7 @@ def plot_arriving(figure, classes, data, beliefs, dt):
         trace, probability = axes[:, k]
         lines.append((trace.plot([], [], color=f"C{k}", linewidth=1.2)[0], data[k].flatten()))
         for who, belief in beliefs.items():
-            lines.append((probability.plot([], [], **{"GRU": GRU, "ideal observer": IDEAL}[who])[0], belief[k]))
+            lines.append((probability.plot([], [], **STYLES[who])[0], belief[k]))
         P = beliefs["GRU"][k]
         for first in np.flatnonzero(abs(P - 0.5) > 0.45)[:1]:
             says = f" 95 % sure:\n class {classes[int(P[first] > 0.5)]}"
@@ -335,31 +354,3 @@ def plot_arriving(figure, classes, data, beliefs, dt):
             mark.set_visible(first < n)
 
     return update
-
-
-# ---- task 4 ----
-
-
-def draw_answers(figure, levels, phases, poke, curves, poked, dt):
-    """Draw what neuron and networks answer: f-I curves, the response to one pulse, and the response to its phase.
-
-    curves: name -> (frequency at each of `levels`, advance by a pulse at each of `phases`). poke: a current (T,).
-    poked: name -> voltage (T,) under it.
-    """
-    figure.set_size_inches(8, 10)
-    f_i, pulse, response = figure.subplots(3)
-    for (name, (frequency, advance)), style in zip(curves.items(), (NEURON, GRU, OTHER)):
-        f_i.plot(levels, 1000 * frequency, **style | {"label": name})
-        pulse.plot(dt * np.arange(len(poke)), poked[name], **style)
-        response.plot(phases, advance, **style)
-    f_i.set(title="Under constant currents both networks fire as the neuron does.", xlabel="constant current I")
-    f_i.set(ylabel="spikes in 1000\ntime units", xlim=(-0.2, 1.8), ylim=(-0.4, 10))
-    f_i.legend(loc="lower center")
-    on = dt * np.flatnonzero(poke)
-    pulse.axvspan(on[0], on[-1] + dt, ymax=0.06, color="black")
-    pulse.text(on[-1] + 3, -2.5, f"pulse of {poke.max():g}")
-    pulse.set(title="Poked at rest, one of them spikes and one sleeps on.", xlabel="time", ylabel="V")
-    pulse.set(xlim=(0, dt * len(poke)), ylim=(-2.7, 2.4))
-    response.axhline(0, color="0.8", linewidth=0.8, zorder=0)
-    response.set(title="Poked while it fires, one of them hardly minds.", ylabel="next spikes earlier\nby, in periods")
-    response.set(xlabel="phase of the pulse, in periods (upstroke at 0.47)", xlim=(0, 1))
