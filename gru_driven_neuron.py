@@ -213,8 +213,7 @@ def draw_pictures(out_dir, history, who, answers):
     poked, runs = ({name: who[key](current)[WARM_UP:, 0] for key, name in names.items()} for current in (poke, I))
     curves = {name: (answers[key]["f_i"], answers[key]["phase_response"]) for key, name in names.items()}
     save_figure(out_dir / "driven.png", draw_answers, LEVELS, PHASES, poke[WARM_UP:, 0], curves, poked, DT)
-    title = "Two GRUs are told a random current, which is new to both."
-    save_gif(out_dir / "driven.gif", range(10, 651, 10), plot_runs, title, runs, DT, 0, I[WARM_UP:, 0], fps=10)
+    save_gif(out_dir / "driven.gif", range(10, 651, 10), plot_runs, runs, DT, 0, I[WARM_UP:, 0], fps=10)
 
 
 def main(argv=None):

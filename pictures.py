@@ -162,7 +162,7 @@ def plot_free_run(figure, dataset):
     return update
 
 
-def plot_runs(figure, title, voltages, dt, warm_up=0, current=None):
+def plot_runs(figure, voltages, dt, warm_up=0, current=None):
     """Set up an animation of networks that run freely, each on top of the neuron; update(n) shows n samples.
 
     voltages: name -> V (T,), the neuron's first; of the others the first `warm_up` samples are what a network has seen.
@@ -172,7 +172,8 @@ def plot_runs(figure, title, voltages, dt, warm_up=0, current=None):
     t = dt * np.arange(len(true))
     rows = figure.subplots(len(runs) + (current is not None), sharex=True)
     figure.set_size_inches(8, 3 + 1.1 * len(rows))
-    figure.suptitle(title, x=0.02, ha="left")
+    title = f"Both see {warm_up} noisy samples of a neuron. Then they are alone."
+    figure.suptitle(title if current is None else "Both are told a new current. Which one follows?", x=0.02, ha="left")
     growing = []
     for axes, (name, V), style in zip(rows[-len(runs) :], runs, (GRU, OTHER)):
         (neuron,) = axes.plot(t, true, **NEURON)
@@ -224,7 +225,7 @@ def draw_gates(figure, V, Z, R, dt):
 
     A unit holds its value while its update gate is above 1/2, on average.
     """
-    V, Z, R = (values[-round(1.2 * period() / dt) :] for values in (V, Z, R))
+    V, Z, R = (np.asarray(values)[-round(1.2 * period() / dt) :] for values in (V, Z, R))
     high, low = (Z[when].sum(0) / max(1, when.sum()) for when in (V > 0, V <= 0))  # every unit's mean update gate
     group = np.select([(high > 0.5) & (low > 0.5), high > 0.5, low > 0.5], [1, 0, 2], 3)
     order = np.lexsort((low - high, group))
