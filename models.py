@@ -167,8 +167,8 @@ def kernel_runs_on(device):
 
 
 class Recurrence(torch.autograd.Function):
-    """The loop of a GRU over time, with its gradient by hand: README.md derives it. Each X ends in a 1 and each W_x* in
-    its bias, a row. `_g` is both gates, side by side: W_xg is [W_xz, W_xr].
+    """The loop of a GRU over time, with its gradient by hand: docs/gradient.md derives it. Each X ends in a 1 and each
+    W_x* in its bias, a row. `_g` is both gates, side by side: W_xg is [W_xz, W_xr].
     """
 
     @staticmethod
@@ -237,7 +237,7 @@ def loop_forward(block, T, residual, X, states, gates, all_H_tilde, W_xg, W_hg, 
 @torch.inference_mode()
 def loop_backward(block, T, residual, dX, dH, dstates, states, gates, all_H_tilde, W_xgT, W_hgT, W_xhT, W_hhT, W_y):
     """Go back through the steps of `block`; update dH, and dX from step T on, in place; return all dA_g and dA."""
-    # every dA begins as its factor F of README.md; the loop multiplies it by the gradient that arrives
+    # every dA begins as its factor F of docs/gradient.md; the loop multiplies it by the gradient that arrives
     (all_Z, all_R), all_H = gates.chunk(2, -1), states[block]
     all_dA_g = torch.cat([all_H - all_H_tilde, all_H], -1) * gates * (1 - gates)  # F_z and F_r
     all_dA = (1 - all_Z) * (1 - all_H_tilde**2)  # F
