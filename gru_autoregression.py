@@ -148,19 +148,17 @@ def gradient_step(model, optimizer, loss, max_grad_norm):
 
 def validate(model, valid_set, args, horizon=0):
     """How far off the period of a free run is, the stage's own loss without noise, and a trace to be seen."""
-    x, warm_up = valid_set.data_x, args.warm_up
+    x, y, warm_up = valid_set.data_x, valid_set.data_y, args.warm_up
     generated, _ = run_freely(model, x, warm_up)
-    predicted, true = model.predict(x[:, :warm_up]), valid_set.data_y[:, :warm_up]  # next steps, in stage 1
     if horizon:
-        predicted, true = (samples[:, warm_up : warm_up + horizon] for samples in (generated, x))
+        predicted, true = generated[:, warm_up : warm_up + horizon], x[:, warm_up : warm_up + horizon]
+    else:
+        predicted, true = model.predict(x[:, :512]), y[:, :512]  # next steps
     return {
         "period_error": judge(valid_set, generated, warm_up)["period_error"],
         "view_loss": distance(predicted.transpose(0, 1), true.transpose(0, 1)).item(),
         "trace": generated[0].flatten().numpy(),
     }
-
-
-NOISES = (0.1, 0.2, 0.4)  # standard deviations on the warm-up
 
 
 @torch.no_grad()
@@ -222,7 +220,7 @@ def evaluate_model(model, dataset, warm_up, seed=0):
     """Judge the free run through `dataset`, after clean and after noisy warm-ups."""
     metrics = judge(dataset, run_freely(model, dataset.data_x, warm_up)[0], warm_up)
     torch.manual_seed(seed)  # the same noise for every model
-    for noise in NOISES:
+    for noise in (0.1, 0.2, 0.4):  # standard deviations
         noisy, _ = run_freely(model, dataset.data_x + noise * torch.randn_like(dataset.data_x), warm_up)
         metrics[f"share_in_phase_noise_{noise}"] = judge(dataset, noisy, warm_up)["share_in_phase"]
     return metrics
