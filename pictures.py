@@ -283,7 +283,7 @@ def draw_samples(figure, dataset, num=3):
     rows = figure.subplots(len(dataset.CLASSES), sharex=True, sharey=True)
     t, rng = dataset.dt * np.arange(dataset.T), np.random.default_rng(0)
     for label, (axes, name) in enumerate(zip(rows, dataset.CLASSES)):
-        V = dataset.traces[label][:, 0]
+        V = dataset.traces[label][0]
         for start in np.linspace(0, len(V) - dataset.T, num, endpoint=False, dtype=int):
             clean = V[start : start + dataset.T]
             axes.plot(t, clean, **NEURON)
