@@ -20,8 +20,8 @@ def check(V, dt, I=None):
         raise ValueError(f"dt = {dt:g}: expected ms, 1000 times the dt in s")
     V = _finite("V", V)
     low, high = min(map(np.min, V)), max(map(np.max, V))
-    if low == high or not 1 < max(-low, high) < 1000:
-        raise ValueError(f"V lies between {low:.3g} and {high:.3g}: expected mV, 1000 times the voltage in V")
+    if low == high or not 1 < max(-low, high) < 1000 or np.median(np.concatenate(V)) > 0:
+        raise ValueError(f"V lies between {low:.3g} and {high:.3g}: expected a membrane's voltage in mV")
     I = [sweep[:, :0] for sweep in V] if I is None else _finite("I", I)
     if list(map(len, V)) != list(map(len, I)):
         raise ValueError(f"V has sweeps of {[*map(len, V)]} samples, I of {[*map(len, I)]}: expected as many")
@@ -42,12 +42,16 @@ def _finite(name, data):
 def scaling(V, dt, I=None):
     """Measure in the sweeps to train on what turns them into numbers of the order 1: a dict, saved with the weights.
 
-    V_zero, which becomes 0, lies half-way between the lowest and the highest voltage: only spikes cross it.
+    V_zero, which becomes 0, lies half-way between the median and the highest voltage, so that only spikes cross it.
     """
     data = np.concatenate(check(V, dt, I))
-    low, high = data[:, 0].min(), data[:, 0].max()
-    info = {"dt": dt, "V_low": low, "V_high": high, "V_zero": (low + high) / 2, "V_unit": data[:, 0].std()}
-    return info if I is None else info | {"I_zero": data[:, 1].mean(), "I_unit": data[:, 1].std()}
+    V = data[:, 0]
+    info = {"dt": dt, "V_zero": (np.median(V) + V.max()) / 2, "V_unit": V.std(), "V_low": V.min(), "V_high": V.max()}
+    if I is None:
+        return info
+    if np.ptp(data[:, 1]) == 0:
+        raise ValueError("I never changes: the network can learn nothing from it, leave it out")
+    return info | {"I_zero": data[:, 1].mean(), "I_unit": data[:, 1].std()}
 
 
 def scale(sweep, info):

@@ -19,15 +19,15 @@ I = [RNG.normal(100, 50, len(sweep)) for sweep in V]
 @pytest.mark.parametrize("told", [False, True])
 def test_windows_are_those_of_a_loop_by_hand_and_never_cross_from_one_sweep_to_the_next(told):
     info = scaling(V, 0.2, I if told else None)
-    low, high = min(map(min, V)), max(map(max, V))
+    zero = (np.median([*V[0], *V[1], *V[2]]) + max(map(max, V))) / 2
     unit, I_zero, I_unit = np.std([*V[0], *V[1], *V[2]]), np.mean([*I[0], *I[1], *I[2]]), np.std([*I[0], *I[1], *I[2]])
     x, y = [], []
     for v, i in zip(V, I):
         for start in range(0, len(v) - 20, 7):
             inputs, targets = [], []
             for t in range(start, start + 20):
-                inputs.append([(v[t] - (low + high) / 2) / unit] + [(i[t] - I_zero) / I_unit] * told)
-                targets.append([(v[t + 1] - (low + high) / 2) / unit])
+                inputs.append([(v[t] - zero) / unit] + [(i[t] - I_zero) / I_unit] * told)
+                targets.append([(v[t + 1] - zero) / unit])
             x.append(inputs)
             y.append(targets)
     data = windows(V, info, 20, 7, I if told else None)
@@ -48,7 +48,8 @@ def test_free_run_is_the_networks_own_with_the_scale_that_its_file_says(told, tm
     torch.manual_seed(0)
     info = scaling(V, 0.2, I if told else None)
     model = GRU(1 + told, 5, 1, residual=True)
-    model.fc.bias.data.zero_()  # so that it stays within the range of the recording
+    model.fc.weight.data *= 0.1  # so that it stays within the range of the recording
+    model.fc.bias.data.zero_()
     save_checkpoint(tmp_path / "cell.pth", model, **info)
     model = load_checkpoint(tmp_path / "cell.pth")
     assert model.info == info
@@ -87,8 +88,10 @@ NAN = [V[0], np.where(np.isin(np.arange(47), (5, 6, 20)), np.nan, V[1])]
         (np.transpose([V[0], V[0]]), 0.2, None, r"V has 30 sweeps of 2 samples: transpose it, V.T"),
         (V[0].astype(np.float16), 0.2, None, "V is float16: expected mV in float32 or float64"),
         (V[0].astype(np.int16), 0.2, None, "V is int16: expected mV .* .counts of a converter times mV per count"),
-        (V[0] / 1000, 0.2, None, "V lies between -0.08.* and -0.0.*: expected mV, 1000 times"),
-        (V[0] * 1000, 0.2, None, "expected mV"),
+        (V[0] / 1000, 0.2, None, "V lies between -0.08.* and -0.0.*: expected a membrane's voltage in mV"),
+        (V[0] * 1000, 0.2, None, "voltage in mV"),
+        (-V[0], 0.2, None, "voltage in mV"),
+        (V[0], 0.2, np.full(30, 50.0), "I never changes: .* leave it out"),
         (np.full(30, -60.0), 0.2, None, "V lies between -60 and -60"),
         (V, 2e-4, None, "dt = 0.0002: expected ms, 1000 times the dt in s"),
         (V, 0.2, I[::-1], r"V has sweeps of \[30, 47, 25\] samples, I of \[25, 47, 30\]: expected as many"),
