@@ -165,13 +165,14 @@ def test_python_blocks_run(block, capsys, tmp_path, monkeypatch):
 def test_a_recording_goes_through_its_page_with_its_current_or_without(told, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(TOP / "docs" / "axon.py"))["main"](num_sweeps=2, duration=500)
-    code = "".join(python_blocks(PAGES["recording.md"]))
+    page = PAGES["recording.md"]
+    code, files = "".join(python_blocks(page)), '[f"axon_{k}.csv" for k in range(6)]'
     edits = {"--num_epochs 40": "--num_epochs 2", "length=1000": "length=300", "range(40, 240, 10)": "[40]"}
-    if not told:  # as the page says, of one long recording
-        split = "train_V, train_I, test_V, test_I = V[:-1], I[:-1], V[-1:], I[-1:]"
-        instead = [code for code in PAGES["recording.md"].code if code.startswith(("end =", "train_V,", "train_I ="))]
+    edits[files] = '["axon_0.csv", "axon_1.csv"]' if told else '["steady.csv"]'
+    if not told:  # one long recording, and what the page says of it
+        instead = [line for line in page.code if line.startswith(("end =", "train_V,", "train_I ="))]
         assert len(instead) == 3
-        edits |= {"axon_*.csv": "steady.csv", split: "; ".join(instead)}
+        edits[re.search("^train_V, .*", code, re.M)[0]] = "; ".join(instead)
     for old, new in edits.items():
         assert old in code
         code = code.replace(old, new)
