@@ -75,11 +75,11 @@ class Traces(TensorDataset):
     """
 
     def __init__(self, V, dt, I=None):
-        if isinstance(V, list) and len({len(sweep) for sweep in V}) > 1:
-            raise ValueError(f"V is a list of {len(V)} sweeps of unequal length: cut them to one length, (T + 1, N)")
         V = np.asarray(V, dtype=np.float64)
         if V.ndim != 2 or len(V) < 2:
             raise ValueError(f"V has shape {V.shape}: expected (T + 1, N), time first, at least two samples")
+        if type(self) is Traces and len(V) < 100 and V.shape[1] > 100 * len(V):
+            raise ValueError(f"V has shape {V.shape}, sweeps as rows? Expected (T + 1, N); recording.py makes windows")
         wrong = np.argwhere(~np.isfinite(V))
         if len(wrong):
             found = f"{len(wrong):,} of {V.size:,} values are not finite, the first is V[{wrong[0, 0]}, {wrong[0, 1]}]"

@@ -270,9 +270,9 @@ def replacing(path):
 
 
 def save_checkpoint(path, model, **info):
-    """Write a GRU's sizes and weights to `path`, with `info` (numbers and strings) beside them."""
+    """Write a GRU's sizes and weights to `path`, with `info` (numbers, strings, arrays as lists) beside them."""
     sizes = (model.num_inputs, model.num_hiddens, model.num_outputs, model.per_timestep_readout, model.residual)
-    info = {name: value.item() if hasattr(value, "item") else value for name, value in info.items()}  # NumPy's numbers
+    info = {name: value.tolist() if hasattr(value, "tolist") else value for name, value in info.items()}  # of NumPy
     content = io.BytesIO()  # torch.save itself does not say why a file cannot be written
     torch.save({"sizes": [int(size) for size in sizes], "info": info, "state_dict": model.state_dict()}, content)
     with replacing(path) as temporary:

@@ -115,6 +115,8 @@ def test_commands_parse(script, flags):
         assert flags == "my_step.py"
     elif script == "tests/benchmark.py":
         runpy.run_path(str(TOP / script))["parser"].parse_args(shlex.split(flags))
+    elif script == "docs/axon.py":
+        assert not flags
     else:
         importlib.import_module(script.removesuffix(".py")).parser.parse_args(shlex.split(flags))
 
@@ -139,7 +141,11 @@ def test_edits_fit_the_code():
         assert "".join(f"{line[1:]}\n" for line in lines if line[:1] in (" ", "-")) in source, edit
 
 
-@pytest.mark.parametrize("block", [block for kind, block in BLOCKS if kind == "python"])
+def python_blocks(page):
+    return [block for kind, block in page.blocks if kind == "python"]
+
+
+@pytest.mark.parametrize("block", [b for name in PAGES if name != "recording.md" for b in python_blocks(PAGES[name])])
 def test_python_blocks_run(block, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where some of them write their pictures
     shorter = block.replace("num_steps = 4146", "num_steps = 646")  # as the block says
@@ -153,6 +159,30 @@ def test_python_blocks_run(block, capsys, tmp_path, monkeypatch):
     exec(compile(shorter, "page.py", "exec"), {"__name__": "page"})
     torch.set_default_dtype(torch.float32)  # one block changes it
     assert capsys.readouterr().out
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_recording_goes_through_its_page_with_its_current_or_without(told, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(TOP / "docs" / "axon.py"))["main"](num_sweeps=2, duration=500)
+    page = PAGES["recording.md"]
+    code, files = "".join(python_blocks(page)), '[f"axon_{k}.csv" for k in range(6)]'
+    edits = {"--num_epochs 40": "--num_epochs 2", "length=1000": "length=300", "range(40, 240, 10)": "[40]"}
+    edits[files] = '["axon_0.csv", "axon_1.csv"]' if told else '["steady.csv"]'
+    if not told:  # one long recording, and what the page says of it
+        instead = [line for line in page.code if line.startswith(("end =", "train_V,", "train_I ="))]
+        assert len(instead) == 3
+        edits[re.search("^train_V, .*", code, re.M)[0]] = "; ".join(instead)
+    for old, new in edits.items():
+        assert old in code
+        code = code.replace(old, new)
+    scope = {"__name__": "page"}
+    exec(compile(code, "recording.md", "exec"), scope)
+    assert load_checkpoint("cell.pth").info == scope["info"]
+    assert Path("look.png").stat().st_size > 0 < Path("recording.png").stat().st_size
+    printed = capsys.readouterr().out
+    assert "next voltage, GRU: " in printed
+    assert ("40 0." in printed) != told  # stage 2
 
 
 def test_the_first_exercise_and_its_answer(tmp_path):
