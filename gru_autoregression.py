@@ -5,8 +5,8 @@
     python gru_autoregression.py --retrain               trains a new one, in some minutes
     python gru_autoregression.py --untrained --n_hidden 500   trains nothing but the readout, by least squares
 
-You should see a table in which the network keeps the true period and phase. An untrained one of its size loses the beat
-at once. A polynomial keeps it, too, but not after a noisy warm-up. And pictures of the cycle that the network has learnt.
+You should see a table in which the network keeps the true period and phase; an untrained one of its size loses the beat
+at once, and a polynomial after a noisy warm-up. And pictures of the cycle that the network has learnt.
 """
 
 from argparse import BooleanOptionalAction
