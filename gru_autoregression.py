@@ -19,7 +19,7 @@ from sklearn.linear_model import LinearRegression
 
 from datasets import FitzhughNagumo, period, upward_crossings
 from models import GRU, load_checkpoint
-from pictures import draw_gates, draw_phase_portrait, live_window, plot_free_run, plot_growing_trace, plot_losses
+from pictures import draw_gates, draw_phase_portrait, live_window, plot_free_run, plot_losses, plot_runs
 from plumbing import FlagParser, count, follow, positive, run, save_figure, save_gif, set_up, write_metrics
 
 STEM = "gru_autoregression"
@@ -260,22 +260,22 @@ def gates(model, x, states):
     return Z.cpu(), R.cpu()
 
 
-def draw_pictures(args, model, dataset):
-    """Write the run of the last trajectory, with W out of a linear regression on others, and the gates."""
-    x, w = dataset.data_x[-16:], dataset.data_w[-16:, :, 0]
+def draw_pictures(args, models, dataset):
+    """Write free runs of the first two models as an animation, and a period of the first as limit cycles and gates."""
+    true = dataset.data_x[1:2, : args.warm_up + round(8 * period() / dataset.dt)]
+    noisy = true + 0.1 * torch.randn_like(true)
+    runs = {name: run_freely(model, noisy, args.warm_up)[0].flatten() for name, model in list(models.items())[:2]}
+    frames = np.linspace(args.warm_up + 1, true.shape[1], 75, dtype=int)
+    shown = ({"neuron": true.flatten()} | runs, dataset.dt, args.warm_up)
+    save_gif(args.out_dir / "autoGRU.gif", frames, plot_runs, *shown, fps=12)
+    model, x, w = next(iter(models.values())), dataset.data_x[-16:], dataset.data_w[-16:, args.warm_up :, 0]
     generated, states = run_freely(model, x, args.warm_up)
-    states = states.cpu()
-    recovery = LinearRegression().fit(states[args.warm_up :, :-1].flatten(0, 1), w[:-1, args.warm_up :].t().flatten())
-    true = np.stack([x[-1, :, 0], w[-1]])
-    V_and_W = np.stack([generated[-1, :, 0], recovery.predict(states[:, -1].numpy())])
-    frames = np.linspace(2, args.warm_up + round(5 * period() / dataset.dt), 75, dtype=int)
-    shown = (true[:, : frames[-1]], V_and_W[:, : frames[-1]], dataset.dt, args.warm_up)
-    save_gif(args.out_dir / "autoGRU.gif", frames, plot_growing_trace, *shown, fps=12)
-    true, V_and_W, states = true[:, args.warm_up :], V_and_W[:, args.warm_up :], states[args.warm_up :, -1]
-    shown = (true, V_and_W, states.numpy(), dataset.dt)
-    save_figure(args.out_dir / "phase_portrait.png", draw_phase_portrait, *shown, **dataset.parameters)
-    Z, R = gates(model, generated[-1, args.warm_up :], states)
-    save_figure(args.out_dir / "gates.png", draw_gates, V_and_W[0, 1:], Z.numpy(), R.numpy(), dataset.dt)
+    generated, states = generated[-1, args.warm_up :], states[args.warm_up :].cpu()
+    recovery = LinearRegression().fit(states[:, :-1].flatten(0, 1), w[:-1].t().flatten())  # W, by other neurons' states
+    true = np.stack([x[-1, args.warm_up :, 0], w[-1]])
+    V_and_W, states = np.stack([generated[:, 0], recovery.predict(states[:, -1])]), states[:, -1]
+    save_figure(args.out_dir / "phase_portrait.png", draw_phase_portrait, true, V_and_W, states)
+    save_figure(args.out_dir / "gates.png", draw_gates, V_and_W[0, 1:], *gates(model, generated, states), dataset.dt)
 
 
 ROWS = (
@@ -353,13 +353,13 @@ def main(argv=None):
     test_set, original = dataset(2, args.num_test, num_samples), dataset(3, args.num_test, num_samples, anywhere=False)
     from_original, _ = run_freely(model, original.data_x, args.warm_up)
     metrics |= {f"original_{name}": value for name, value in judge(original, from_original, args.warm_up).items()}
-    models = {"network": model} | ({} if args.untrained else {"untrained": fit_untrained(train_set, args)})
+    models = {"untrained": model} if args.untrained else {"trained": model, "untrained": fit_untrained(train_set, args)}
     models["polynomial"] = Polynomial(train_set)
     scores = {name: evaluate_model(model, test_set, args.warm_up, args.seed) for name, model in models.items()}
     print_table(scores, args.test_duration / period())
-    metrics |= scores.pop("network") | scores
+    metrics |= scores.pop(next(iter(scores))) | scores
     if args.train_visualization:
-        draw_pictures(args, model, test_set)
+        draw_pictures(args, models, test_set)
     write_metrics(args.out_dir / f"{STEM}_metrics.json", metrics, args)
     return metrics
 

@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy
 from datasets import FitzhughNagumoClassification, crosses_upwards, period, simulate
 from models import GRU
 from observers import weigh
-from pictures import draw_accuracy, draw_samples, live_window, plot_arriving, plot_losses
+from pictures import draw_accuracy, draw_confusion, draw_samples, live_window, plot_arriving, plot_losses
 from plumbing import FlagParser, count, follow, positive, run, save_figure, save_gif, set_up, write_metrics
 
 STEM = "gru_classification_scratch"
@@ -187,6 +187,7 @@ def draw_pictures(out_dir, history, test_set, probabilities, ideal, metrics):
     save_figure(out_dir / "classification.png", draw_samples, test_set)
     save_figure(out_dir / "classification_losses.png", lambda figure: plot_losses(figure)(history))
     save_figure(out_dir / "classification_accuracy.png", draw_accuracy, metrics, test_set.dt)
+    save_figure(out_dir / "cfmat.png", draw_confusion, metrics["confusion_matrix"], CLASSES)
     first_of_each = [test_set.labels.tolist().index(label) for label in range(len(CLASSES))]
     beliefs = {} if ideal is None else {"ideal observer": ideal[first_of_each, :, 1].numpy()}
     beliefs["GRU"] = probabilities[first_of_each, :, 1].numpy()

@@ -20,7 +20,7 @@ from torch.nn.functional import mse_loss
 from datasets import FitzhughNagumo, Traces
 from models import GRU
 from observers import ideal_prediction
-from pictures import draw_memory, draw_neuron, live_window, plot_filtering, plot_losses
+from pictures import draw_memory, draw_neuron, draw_reach, live_window, plot_filtering, plot_losses
 from plumbing import FlagParser, count, follow, positive, run, save_figure, save_gif, set_up, write_metrics
 
 STEM = "gru_regression_scratch"
@@ -193,7 +193,8 @@ def draw_pictures(args, history, view, errors, before, after):
     save_gif(args.out_dir / "fitzhugh_nagumo_regression.gif", frames, plot_filtering, view)
     save_figure(args.out_dir / "regression_losses.png", lambda figure: plot_losses(figure)(history))
     errors = {name: error for name, error in errors.items() if name not in (LABELS["linear"], LABELS["quintic"])}
-    save_figure(args.out_dir / "regression_memory.png", draw_memory, errors, args.noise_std, before, after, args.window)
+    save_figure(args.out_dir / "regression_memory.png", draw_memory, errors, args.noise_std)
+    save_figure(args.out_dir / "regression_reach.png", draw_reach, before, after, args.window)
 
 
 def main(argv=None):

@@ -36,12 +36,12 @@ DATA = {  # the seed of each data set, of --seed 5, and whether its neurons star
 }
 PICTURES = {
     "gru_regression_scratch": {"neuron.png", "fitzhugh_nagumo_regression.gif", "regression_losses.png"}
-    | {"regression_memory.png"},
+    | {"regression_memory.png", "regression_reach.png"},
     "gru_autoregression": {"autoGRU.gif", "phase_portrait.png", "gates.png", "autoregression_losses.png"},
     "gru_classification_scratch": {
         f"{name}.png" for name in ("classification", "classification_losses", "classification_accuracy")
     }
-    | {"classification.gif"},
+    | {"classification.gif", "cfmat.png"},
 }
 
 
