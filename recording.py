@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from datasets import Traces
+from datasets import Traces, upward_crossings
 
 
 def check(V, dt, I=None):
@@ -96,3 +96,8 @@ def free_run(model, V, warm_up, I=None):
                 f"sweep {k}: the free run leaves the recording's range at {outside.argmax() * info['dt']:g} ms: clipped"
             )
     return runs
+
+
+def spike_times(sweeps, info):
+    """When each of the sweeps, a list of mV, crosses V_zero upwards: a list of arrays, in ms."""
+    return [upward_crossings(sweep - info["V_zero"], info["dt"]) for sweep in sweeps]
