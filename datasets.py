@@ -153,12 +153,12 @@ class FitzhughNagumoClassification(TensorDataset):
         num_spare = math.ceil(max(periods) / self.dt) if random_phase else 0
         check_size(N, T + num_spare, duration)
         t = np.arange(T + num_spare) * self.dt
-        self.traces = []  # per class (T + num_spare, N), without noise
+        self.traces = []  # per class (N, T + num_spare), without noise
         for parameters, own_period, pace in zip(self.CLASSES.values(), periods, self.paces):
             own_t = np.append(0.0, 2 * own_period + pace * t) if random_phase else pace * t
             V, _ = simulate(self.rng.uniform(-1, 1, N), 0.0, own_t, **parameters)
             num_own = T + math.ceil(own_period / pace / self.dt)  # one period of its own: no phase is likelier
-            self.traces.append(V[-len(t) :][:num_own])
+            self.traces.append(V[-len(t) :][:num_own].T.copy())
         self.labels = torch.arange(len(self.CLASSES)).repeat_interleave(N)
         self.redraw()
 
@@ -166,9 +166,9 @@ class FitzhughNagumoClassification(TensorDataset):
         """Draw new windows and noise from the same neurons: a simulator is an endless training set."""
         windows = []
         for V in self.traces:
-            start = self.rng.integers(0, len(V) - self.T + 1, V.shape[1])
-            windows.append(np.take_along_axis(V, start + np.arange(self.T)[:, None], axis=0))  # (T, N)
-        V = np.hstack(windows)
+            start = self.rng.integers(0, V.shape[1] - self.T + 1, len(V))
+            windows.append(np.lib.stride_tricks.sliding_window_view(V, self.T, axis=1)[np.arange(len(V)), start])
+        V = np.vstack(windows).T  # (T, 2N)
         self.data = _to_tensor(V + self.noise_std * self.rng.standard_normal(V.shape))
         super().__init__(self.data, self.labels)  # what an index gives: one trace and its label
 

@@ -5,8 +5,8 @@
     python gru_autoregression.py --retrain               trains a new one, in some minutes
     python gru_autoregression.py --untrained --n_hidden 500   trains nothing but the readout, by least squares
 
-You should see a table in which the generated spikes keep the true period, amplitude and phase, and pictures of the
-limit cycle that the network has learnt, with the recovery variable W, which it was never shown, read out of its state.
+You should see a table in which the network keeps the true period, amplitude and phase, while an untrained network and
+a polynomial fail at once; and pictures of the limit cycle that it has learnt, with W, which it was never shown.
 """
 
 from argparse import BooleanOptionalAction
@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.polynomial.polynomial import polyval2d, polyvander2d
 from sklearn.linear_model import LinearRegression
-from torch.nn.functional import mse_loss
 
 from datasets import FitzhughNagumo, period, upward_crossings
 from models import GRU, load_checkpoint
-from pictures import draw_gates, draw_phase_portrait, live_window, plot_free_run, plot_growing_trace
+from pictures import draw_gates, draw_phase_portrait, live_window, plot_free_run, plot_losses, plot_runs
 from plumbing import FlagParser, count, follow, positive, run, save_figure, save_gif, set_up, write_metrics
 
 STEM = "gru_autoregression"
@@ -55,7 +55,7 @@ train_flag("--first_horizon", type=count, default=100, help="stage 2: free steps
 train_flag("--next_step_weight", type=float, default=30.0, help="stage 2: weight of next-step loss")
 train_flag("--input_noise", type=float, default=0.25, help="largest standard deviation on the inputs")
 train_flag("--batch_size", type=count, default=32, help="trajectories per gradient step")
-train_flag("--window", type=count, default=50, help="stage 1: steps the gradient flows back")
+train_flag("--window", type=count, default=64, help="stage 1: steps the gradient flows back")
 train_flag("--init_lr", type=positive, default=1e-2, help="stage 1: learning rate of Adam, decays to 0")
 train_flag("--free_lr", type=positive, default=5e-4, help="stage 2: learning rate of Adam, decays to 0")
 train_flag("--max_grad_norm", type=positive, default=0.1, help="gradients are clipped to this norm")
@@ -86,7 +86,7 @@ def train_model(model, dataset, valid_set, args):
         horizon = round(args.first_horizon * (args.horizon / args.first_horizon) ** growth)
         loss = free_running_epoch(model, dataset, optimizer, horizon, args)
         schedule.step()
-        report = {"stage": "free running", "loss": loss} | validate(model, valid_set, args)
+        report = {"stage": "free running", "loss": loss} | validate(model, valid_set, args, horizon)
         if growth == 1:
             report["score"] = report["period_error"]
         yield report
@@ -94,12 +94,11 @@ def train_model(model, dataset, valid_set, args):
 
 def next_step_epoch(model, dataset, optimizer, args):
     """Stage 1: one pass over the training set by truncated backpropagation through time; return the mean loss."""
+    x, y = (data.transpose(0, 1).to(model.device) for data in (dataset.data_x, dataset.data_y))  # (T, N, 1)
     losses = []
-    for indices in torch.randperm(len(dataset)).split(args.batch_size):
-        x, y = batch(dataset, indices, model.device)
-        x = add_noise(x, args.input_noise)
-        H = None
-        for x_window, y_window in zip(x.split(args.window), y.split(args.window)):
+    for indices in torch.randperm(len(dataset), device=model.device).split(args.batch_size):
+        noisy, H = add_noise(x[:, indices], args.input_noise), None
+        for x_window, y_window in zip(noisy.split(args.window), y[:, indices].split(args.window)):
             states, predictions = model(x_window, H)
             losses.append(gradient_step(model, optimizer, distance(predictions, y_window), args.max_grad_norm))
             H = states[-1].detach()  # the state is carried on into the next window, the gradient is not
@@ -108,31 +107,27 @@ def next_step_epoch(model, dataset, optimizer, args):
 
 def free_running_epoch(model, dataset, optimizer, horizon, args):
     """Stage 2: run freely from random moments, and learn from the distance to the true trace; return its mean."""
-    each = torch.arange(args.batch_size)
+    x, y = (data.transpose(0, 1).to(model.device) for data in (dataset.data_x, dataset.data_y))  # (T, N, 1)
+    each, steps = (torch.arange(size, device=model.device) for size in (args.batch_size, horizon))
     losses = []
     for _ in range(args.updates_per_epoch):
-        x, y = batch(dataset, torch.randint(len(dataset), (args.batch_size,)), model.device)
-        x = add_noise(x, args.input_noise)
-        states, next_steps = model(x)
+        indices = torch.randint(len(dataset), each.shape, device=model.device)
+        noisy, true = add_noise(x[:, indices], args.input_noise), y[:, indices]
+        states, next_steps = model(noisy)
         # each trajectory runs on from a moment of its own, with what the network remembers there
-        start = torch.randint(args.warm_up, len(x) - horizon + 1, (args.batch_size,))
-        _, generated = model(x[start, each][None], states[start - 1, each], future=horizon - 1)
-        loss = distance(generated, y[start + torch.arange(horizon)[:, None], each])
+        start = torch.randint(args.warm_up, len(x) - horizon + 1, each.shape, device=model.device)
+        _, generated = model(noisy[start, each][None], states[start - 1, each], future=horizon - 1)
+        loss = distance(generated, true[start + steps[:, None], each])
         # spikes at a wrong time dominate this loss; their shape, such as an overshoot, is learnt from the next step
-        gradient_step(model, optimizer, loss + args.next_step_weight * distance(next_steps, y), args.max_grad_norm)
+        gradient_step(model, optimizer, loss + args.next_step_weight * distance(next_steps, true), args.max_grad_norm)
         losses.append(loss.detach())
     return torch.stack(losses).mean().item()
 
 
-def batch(dataset, indices, device):
-    """Some trajectories of the dataset and what is to be predicted, each (T, B, 1), on a device."""
-    return (data[indices].transpose(0, 1).to(device) for data in (dataset.data_x, dataset.data_y))
-
-
 def add_noise(x, largest):
     """Add noise to traces x (T, B, 1), to each at a level of its own from 0 to `largest`, to three in ten none."""
-    level = largest * torch.rand(x.shape[1], 1) * (torch.rand(x.shape[1], 1) > 0.3)
-    return x + level.to(x.device) * torch.randn_like(x)
+    level = largest * torch.rand_like(x[:1]) * (torch.rand_like(x[:1]) > 0.3)
+    return x + level * torch.randn_like(x)
 
 
 def distance(predicted, true):
@@ -151,36 +146,31 @@ def gradient_step(model, optimizer, loss, max_grad_norm):
     return loss.detach()
 
 
-def validate(model, valid_set, args):
-    """How far off the period of a free run is, the next step's error during the warm-up, and a trace to be seen."""
-    generated, _ = run_freely(model, valid_set.data_x, args.warm_up)
-    next_steps = model.predict(valid_set.data_x[:, : args.warm_up])
+def validate(model, valid_set, args, horizon=0):
+    """How far off the period of a free run is, the stage's own loss without noise, and a trace to be seen."""
+    x, y, warm_up = valid_set.data_x, valid_set.data_y, args.warm_up
+    generated, _ = run_freely(model, x, warm_up)
+    if horizon:
+        predicted, true = generated[:, warm_up : warm_up + horizon], x[:, warm_up : warm_up + horizon]
+    else:
+        predicted, true = model.predict(x[:, :512]), y[:, :512]  # next steps
     return {
-        "period_error": judge(valid_set, generated, args.warm_up)["period_error"],
-        "view_loss": mse_loss(next_steps, valid_set.data_y[:, : args.warm_up]).item(),
+        "period_error": judge(valid_set, generated, warm_up)["period_error"],
+        "view_loss": distance(predicted.transpose(0, 1), true.transpose(0, 1)).item(),
         "trace": generated[0].flatten().numpy(),
     }
-
-
-NOISES = (0.1, 0.2, 0.4)  # standard deviations on the warm-up
-
-
-@torch.no_grad()
-def generate(model, init_x, future_T):
-    """Generate the future_T samples (future_T, B, 1) that follow init_x (T, B, 1)."""
-    return model(init_x, future=future_T - 1)[1][len(init_x) - 1 :]
 
 
 @torch.no_grad()
 def run_freely(model, x, warm_up):
     """See the first warm_up samples of traces x (N, T, 1), then generate the rest.
 
-    Returns all samples (N, T, 1), the first ones as they were, and all states (T, N, num_hiddens), both on the CPU.
+    Returns all samples (N, T, 1), the first ones as they were, on the CPU, and all states (T, N, num_hiddens).
     """
     init_x = x[:, :warm_up].transpose(0, 1).to(model.device)
     states, readouts = model(init_x, future=x.shape[1] - warm_up)
     generated = torch.cat([init_x, readouts[warm_up - 1 : -1]])
-    return generated.transpose(0, 1).cpu(), states.cpu()
+    return generated.transpose(0, 1).cpu(), states
 
 
 def compare_spikes(true, generated, dt):
@@ -226,35 +216,39 @@ def judge(dataset, generated, warm_up):
     }
 
 
-def evaluate_model(model, dataset, original, generated, warm_up):
-    """Judge the free run through `dataset`, from the original's starts, and after noisy warm-ups."""
-    metrics = judge(dataset, generated, warm_up)
-    from_original, _ = run_freely(model, original.data_x, warm_up)
-    metrics |= {f"original_{name}": value for name, value in judge(original, from_original, warm_up).items()}
-    for noise in NOISES:
+def evaluate_model(model, dataset, warm_up, seed=0):
+    """Judge the free run through `dataset`, after clean and after noisy warm-ups."""
+    metrics = judge(dataset, run_freely(model, dataset.data_x, warm_up)[0], warm_up)
+    torch.manual_seed(seed)  # the same noise for every model
+    for noise in (0.1, 0.2, 0.4):  # standard deviations
         noisy, _ = run_freely(model, dataset.data_x + noise * torch.randn_like(dataset.data_x), warm_up)
         metrics[f"share_in_phase_noise_{noise}"] = judge(dataset, noisy, warm_up)["share_in_phase"]
     return metrics
 
 
-def fit_recovery(states, w, warm_up):
-    """Read the recovery variable w (N, T, 1) out of states (T, N, ...), linearly, after the warm-up.
-
-    Returns the regression, fitted to the first half of the trajectories, and its R² on the second half.
-    """
-    states, W = states[warm_up:].transpose(0, 1).numpy(), w[:, warm_up:, 0].numpy()  # (N, T, num_hiddens), (N, T)
-    half = len(W) // 2
-    regression = LinearRegression().fit(np.concatenate(states[:half]), np.concatenate(W[:half]))
-    return regression, regression.score(np.concatenate(states[half:]), np.concatenate(W[half:]))
+def fit_untrained(dataset, args):
+    """Make a network with random weights and fit its readout alone, by least squares."""
+    torch.manual_seed(args.seed)  # the same, whatever went before
+    model = GRU(num_inputs=1, num_hiddens=args.n_hidden, num_outputs=1, residual=True).to(args.device)
+    model.fit_readout(dataset.data_x, dataset.data_y, skip=10)
+    return model
 
 
-@torch.no_grad()
-def recovery_controls(model, dataset, warm_up):
-    """R² of W read out of an untrained network of the same size, driven by the true V, and of V's last two samples."""
-    x = dataset.data_x.transpose(0, 1)  # (T, N, 1)
-    untrained = GRU(num_inputs=1, num_hiddens=model.num_hiddens, num_outputs=1)
-    states = {"untrained": untrained(x)[0], "two_samples": torch.cat([x, x.roll(1, 0)], -1)}
-    return {f"w_r2_{name}": fit_recovery(state.double(), dataset.data_w, warm_up)[1] for name, state in states.items()}
+class Polynomial:
+    """Predicts from two samples, by a polynomial of degree 7 in V and 7 in its last change; called as a network is."""
+
+    device = "cpu"
+
+    def __init__(self, dataset):
+        x, y = (data[:256, 9:, 0].double().numpy() for data in (dataset.data_x, dataset.data_y))
+        powers = polyvander2d(x[:, 1:].ravel(), np.diff(x).ravel(), [7, 7])  # a column for each of 64 products
+        self.factors = np.linalg.lstsq(powers, y[:, 1:].ravel())[0].reshape(8, 8)
+
+    def __call__(self, inputs, future):
+        V = [*inputs[..., 0].double().numpy()]
+        for _ in range(future + 1):
+            V.append(polyval2d(V[-1], V[-1] - V[-2], self.factors).clip(-5, 5))  # it may run away
+        return None, torch.tensor(np.stack(V[1:]))[..., None]  # it has no state
 
 
 @torch.no_grad()
@@ -266,37 +260,39 @@ def gates(model, x, states):
     return Z.cpu(), R.cpu()
 
 
-def draw_pictures(args, model, dataset, generated, states, recovery):
-    """Write the run of the last trajectory as an animation, as a limit cycle and as gates."""
-    true = np.stack([data[-1, :, 0] for data in (dataset.data_x, dataset.data_w)])
-    V_and_W = np.stack([generated[-1, :, 0], recovery.predict(states[:, -1].numpy())])
-    frames = np.linspace(2, args.warm_up + round(5 * period() / dataset.dt), 75, dtype=int)
-    shown = (true[:, : frames[-1]], V_and_W[:, : frames[-1]], dataset.dt, args.warm_up)
-    save_gif(args.out_dir / "autoGRU.gif", frames, plot_growing_trace, *shown, fps=12)
-    true, V_and_W, states = true[:, args.warm_up :], V_and_W[:, args.warm_up :], states[args.warm_up :, -1]
-    shown = (true, V_and_W, states.numpy(), dataset.dt)
-    save_figure(args.out_dir / "phase_portrait.png", draw_phase_portrait, *shown, **dataset.parameters)
-    Z, R = gates(model, generated[-1, args.warm_up :], states)
-    save_figure(args.out_dir / "gates.png", draw_gates, V_and_W[0, 1:], Z.numpy(), R.numpy(), dataset.dt)
+def draw_pictures(args, models, dataset):
+    """Write free runs of the first two models as an animation, and a period of the first as limit cycles and gates."""
+    true = dataset.data_x[1:2, : args.warm_up + round(8 * period() / dataset.dt)]
+    noisy = true + 0.1 * torch.randn_like(true)
+    runs = {name: run_freely(model, noisy, args.warm_up)[0].flatten() for name, model in list(models.items())[:2]}
+    frames = np.linspace(args.warm_up + 1, true.shape[1], 75, dtype=int)
+    shown = ({"neuron": true.flatten()} | runs, dataset.dt, args.warm_up)
+    save_gif(args.out_dir / "autoGRU.gif", frames, plot_runs, *shown, fps=12)
+    model, x, w = next(iter(models.values())), dataset.data_x[-16:], dataset.data_w[-16:, args.warm_up :, 0]
+    generated, states = run_freely(model, x, args.warm_up)
+    generated, states = generated[-1, args.warm_up :], states[args.warm_up :].cpu()
+    recovery = LinearRegression().fit(states[:, :-1].flatten(0, 1), w[:-1].t().flatten())  # W, by other neurons' states
+    true = np.stack([x[-1, args.warm_up :, 0], w[-1]])
+    V_and_W, states = np.stack([generated[:, 0], recovery.predict(states[:, -1])]), states[:, -1]
+    save_figure(args.out_dir / "phase_portrait.png", draw_phase_portrait, true, V_and_W, states)
+    save_figure(args.out_dir / "gates.png", draw_gates, V_and_W[0, 1:], *gates(model, generated, states), dataset.dt)
 
 
-def print_table(metrics, dt):
-    rows = (
-        ("period_error", "period, relative error", ".1e"),
-        ("amplitude_error", "amplitude, relative error", ".1e"),
-        ("periods_in_phase", "periods in phase within 5 %, median", ".1f"),
-        ("periods_in_phase_min", "periods in phase, worst trajectory", ".1f"),
-        ("phase_drift", "phase at the end off by, in periods", ".4f"),
-        ("phase_drift_max", "the same, worst trajectory", ".4f"),
-        ("share_in_phase", "trajectories in phase to the end", ".2f"),
-    )
-    print(f"\n{f'free running at dt = {dt:g}':42}{'from anywhere':>16}{'from W(0) = 0':>16}")
-    for name, label, form in rows:
-        print(f"{label:42}{metrics[name]:>16{form}}{metrics[f'original_{name}']:>16{form}}")
-    for noise in NOISES:
-        print(f"{f'the same, noise of {noise} on the warm-up':42}{metrics[f'share_in_phase_noise_{noise}']:16.2f}")
-    print("\nW read out linearly, R²: of the state", f"{metrics['w_r2']:.5f}", end="")
-    print(f", untrained {metrics['w_r2_untrained']:.5f}, of two samples of V {metrics['w_r2_two_samples']:.5f}")
+ROWS = (
+    ("period_error", "period, relative error", ".0e"),
+    ("amplitude_error", "amplitude, relative error", ".0e"),
+    ("periods_in_phase", "periods in phase, median", ".1f"),
+    ("periods_in_phase_min", "                  worst trajectory", ".1f"),
+    ("share_in_phase", "share of trajectories in phase to the end", ".2f"),
+    ("share_in_phase_noise_0.2", "    after a warm-up with noise of 0.2", ".2f"),
+    ("share_in_phase_noise_0.4", "                                 0.4", ".2f"),
+)
+
+
+def print_table(scores, periods):
+    print(f"\n{f'on its own for {periods:.1f} periods':42}" + "".join(f"{name:>12}" for name in scores))
+    for key, label, form in ROWS:
+        print(f"{label:42}" + "".join(f"{metrics[key]:>12{form}}" for metrics in scores.values()))
 
 
 def load_model(args, dt):
@@ -325,19 +321,19 @@ def check_flags(args):
         parser.error("--num_samples: expected at least --warm_up + --horizon and --warm_up + --first_horizon")
 
 
-def make_model(args, dataset, dt):
+def make_model(args, train_set, dataset):
     """Train a network, or fit the readout of one; return it, and what there is to say of its training."""
-    model = GRU(num_inputs=1, num_hiddens=args.n_hidden, num_outputs=1, residual=True).to(args.device)
-    train_set = dataset(0, args.num_train, args.num_samples, args.anywhere)
     if args.untrained:
-        model.fit_readout(train_set.data_x, train_set.data_y, skip=10)
-        return model, {"interrupted": False}
-    valid_set = dataset(1, 16, args.warm_up + round(1600 / dt))
+        return fit_untrained(train_set, args), {"interrupted": False}
+    model = GRU(num_inputs=1, num_hiddens=args.n_hidden, num_outputs=1, residual=True).to(args.device)
+    valid_set = dataset(1, 16, args.warm_up + round(1600 / train_set.dt))
     training = train_model(model, train_set, valid_set, args)  # nothing has run yet
     live = live_window(plot_free_run, valid_set) if args.train_visualization else None
     path = args.out_dir / f"{STEM}.pth"
-    info = {"best_by": "score", "task": "autoregression", "dt": dt}
+    info = {"best_by": "score", "task": "autoregression", "dt": train_set.dt}
     history, interrupted = follow(training, args.num_epochs_one_step + args.num_epochs, model, path, live, **info)
+    if args.train_visualization:
+        save_figure(args.out_dir / "autoregression_losses.png", lambda figure: plot_losses(figure)(history))
     return model, {"train_seconds": history[-1]["seconds"], "interrupted": interrupted}
 
 
@@ -351,17 +347,19 @@ def main(argv=None):
         settings = {"duration": num_samples * dt, "seed": 4 * args.seed + offset, "anywhere": anywhere}
         return FitzhughNagumo(num, num_samples, **settings)
 
-    model, training = make_model(args, dataset, dt) if args.retrain or args.untrained else load_model(args, dt)
+    train_set = dataset(0, args.num_train, args.num_samples, args.anywhere)
+    model, metrics = make_model(args, train_set, dataset) if args.retrain or args.untrained else load_model(args, dt)
     num_samples = args.warm_up + round(args.test_duration / dt)
     test_set, original = dataset(2, args.num_test, num_samples), dataset(3, args.num_test, num_samples, anywhere=False)
-    generated, states = run_freely(model, test_set.data_x, args.warm_up)
-    recovery, w_r2 = fit_recovery(states, test_set.data_w, args.warm_up)
-    torch.manual_seed(args.seed)  # the noise on the warm-up, whatever went before
-    metrics = training | evaluate_model(model, test_set, original, generated, args.warm_up)
-    metrics |= {"w_r2": w_r2} | recovery_controls(model, test_set, args.warm_up)
-    print_table(metrics, dt)
+    from_original, _ = run_freely(model, original.data_x, args.warm_up)
+    metrics |= {f"original_{name}": value for name, value in judge(original, from_original, args.warm_up).items()}
+    models = {"untrained": model} if args.untrained else {"trained": model, "untrained": fit_untrained(train_set, args)}
+    models["polynomial"] = Polynomial(train_set)
+    scores = {name: evaluate_model(model, test_set, args.warm_up, args.seed) for name, model in models.items()}
+    print_table(scores, args.test_duration / period())
+    metrics |= scores.pop(next(iter(scores))) | scores
     if args.train_visualization:
-        draw_pictures(args, model, test_set, generated, states, recovery)
+        draw_pictures(args, models, test_set)
     write_metrics(args.out_dir / f"{STEM}_metrics.json", metrics, args)
     return metrics
 

@@ -19,12 +19,11 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader
 
 from datasets import FitzhughNagumoClassification, crosses_upwards, period, simulate
 from models import GRU
 from observers import weigh
-from pictures import draw_accuracy, draw_samples, live_window, plot_arriving, plot_losses
+from pictures import draw_accuracy, draw_confusion, draw_samples, live_window, plot_arriving, plot_losses
 from plumbing import FlagParser, count, follow, positive, run, save_figure, save_gif, set_up, write_metrics
 
 STEM = "gru_classification_scratch"
@@ -74,40 +73,41 @@ def lengthen_memory(model, longest):
 
 
 def train_model(model, dataset, view, args):
-    """Train on traces whose windows and noise are drawn again for every epoch; yield its mean loss and accuracy.
+    """Train on traces whose windows and noise are drawn again for every epoch; yield its mean loss.
 
-    view: a few traces that are not trained on; "view_loss" is their cross-entropy at the last step.
+    view: traces that are not trained on; "view_loss" is their cross-entropy at the last step, and beside it stands the
+    accuracy there.
     """
-    batches = DataLoader(dataset, args.batch_size, shuffle=True)
+    num_updates = args.num_epochs * math.ceil(len(dataset) / args.batch_size)
     optimizer = torch.optim.Adam(model.parameters(), lr=args.init_lr, fused=True)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.num_epochs * len(batches))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_updates)
     for _ in range(args.num_epochs):
         dataset.redraw()
-        loss, accuracy = train_epoch(model, batches, optimizer, schedule, args)
-        view_loss = cross_entropy(model.predict(view.data)[:, -1], view.labels).item()
-        yield {"loss": loss, "accuracy": accuracy, "view_loss": view_loss}
+        loss = train_epoch(model, dataset, optimizer, schedule, args)
+        logits = model.predict(view.data)[:, -1]
+        accuracy = (logits.argmax(-1) == view.labels).double().mean().item()
+        yield {"loss": loss, "view_loss": cross_entropy(logits, view.labels).item(), "accuracy": accuracy}
 
 
-def train_epoch(model, batches, optimizer, schedule, args):
-    """One pass over the training traces; return the mean loss, and the accuracy at the last step.
+def train_epoch(model, dataset, optimizer, schedule, args):
+    """One pass over the training traces; return the mean loss.
 
     The class is asked for at every step after a share of the trace, `loss_from`. Asked only at the last of a thousand,
     a network learns to answer at that step, and not to know the answer before it or to keep it beyond.
     """
-    losses, hits = [], []
-    for x, labels in batches:  # (B, T, 1), (B,)
-        labels = labels.to(model.device)
-        _, logits = model(x.transpose(0, 1).to(model.device))  # (T, B, number of classes)
+    data, labels = dataset.data.to(model.device), dataset.labels.to(model.device)  # (N, T, 1), (N,)
+    losses = []
+    for indices in torch.randperm(len(labels), device=model.device).split(args.batch_size):
+        _, logits = model(data[indices].transpose(0, 1))  # (T, B, number of classes)
         asked = logits[min(int(args.loss_from * len(logits)), len(logits) - 1) :]
-        loss = cross_entropy(asked.flatten(0, 1), labels.repeat(len(asked)))
+        loss = cross_entropy(asked.permute(1, 2, 0), labels[indices, None].expand(-1, len(asked)))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), args.max_grad_norm)
         optimizer.step()
         schedule.step()
         losses.append(loss.detach())
-        hits.append((logits[-1].argmax(-1) == labels).float().mean())
-    return torch.stack(losses).mean().item(), torch.stack(hits).mean().item()
+    return torch.stack(losses).mean().item()
 
 
 def class_probabilities(model, data, batch_size=500):
@@ -187,6 +187,7 @@ def draw_pictures(out_dir, history, test_set, probabilities, ideal, metrics):
     save_figure(out_dir / "classification.png", draw_samples, test_set)
     save_figure(out_dir / "classification_losses.png", lambda figure: plot_losses(figure)(history))
     save_figure(out_dir / "classification_accuracy.png", draw_accuracy, metrics, test_set.dt)
+    save_figure(out_dir / "cfmat.png", draw_confusion, metrics["confusion_matrix"], CLASSES)
     first_of_each = [test_set.labels.tolist().index(label) for label in range(len(CLASSES))]
     beliefs = {} if ideal is None else {"ideal observer": ideal[first_of_each, :, 1].numpy()}
     beliefs["GRU"] = probabilities[first_of_each, :, 1].numpy()
@@ -219,7 +220,7 @@ def main(argv=None):
     train_set, test_set = dataset(0, args.num_train), dataset(1, args.num_test, args.test_factor)
     model = GRU(num_inputs=1, num_hiddens=args.n_hidden, num_outputs=len(CLASSES)).to(args.device)
     lengthen_memory(model, args.memory)
-    training = train_model(model, train_set, dataset(2, 32), args)  # nothing has run yet
+    training = train_model(model, train_set, dataset(2, 128), args)  # nothing has run yet
     live = live_window(plot_losses) if args.train_visualization else None
     path, info = args.out_dir / f"{STEM}.pth", {"task": "classification", "dt": train_set.dt}
     history, interrupted = follow(training, args.num_epochs, model, path, live, **info)

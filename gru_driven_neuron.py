@@ -3,8 +3,7 @@
     python gru_driven_neuron.py                         trains under currents that jump
     python gru_driven_neuron.py --currents constant     trains just as long under constant currents
 
-You should see a table: the neuron and two networks, one for each kind of current (one of them comes from checkpoints/).
-Both fire when the neuron does, and as fast. Poked, only the one that saw currents jump answers as the neuron does.
+You should see a table of what the neuron and both networks answer (the network not trained comes from checkpoints/).
 """
 
 from argparse import BooleanOptionalAction
@@ -15,7 +14,7 @@ import torch
 
 from datasets import DrivenNeurons, Traces, period, simulate, upward_crossings
 from models import GRU, load_checkpoint
-from pictures import draw_answers, live_window, plot_free_run, plot_random_current
+from pictures import draw_answers, live_window, plot_free_run, plot_losses, plot_runs
 from plumbing import FlagParser, count, follow, positive, run, save_figure, save_gif, set_up, write_metrics
 
 STEM = "gru_driven_neuron"
@@ -32,7 +31,7 @@ flag("--n_hidden", type=count, default=64, help="hidden units")
 # training
 flag("--num_epochs", type=count, default=50, help="passes over the training set")
 flag("--batch_size", type=count, default=64, help="trajectories per gradient step")
-flag("--window", type=count, default=100, help="steps the gradient flows back: truncated BPTT")
+flag("--window", type=count, default=64, help="steps the gradient flows back: truncated BPTT")
 flag("--noise_std", type=float, default=0.2, help="largest standard deviation of the noise on V")
 flag("--init_lr", type=positive, default=1e-2, help="learning rate of Adam; decays to 0 as a cosine")
 flag("--max_grad_norm", type=positive, default=0.1, help="a longer gradient is clipped to this norm")
@@ -47,24 +46,24 @@ REST = -1.1994, -0.6243  # V and W of a neuron at rest, I = 0: every experiment 
 WARM_UP = 50  # true samples that a network sees before it runs freely
 
 
-def train_model(model, dataset, valid_I, args):
-    """Train on next steps; after every epoch yield its mean loss, and the error of free runs under valid_I (T, N)."""
+def train_model(model, dataset, valid, args):
+    """Train on next steps; after every epoch yield its mean loss, that of `valid`, and a free run to be seen."""
     optimizer = torch.optim.Adam(model.parameters(), lr=args.init_lr, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.num_epochs)
-    true = neuron(valid_I)
+    I = valid.data_x[:1, :, 1].double().numpy().T
     for _ in range(args.num_epochs):
         loss = train_epoch(model, dataset, optimizer, args)
         schedule.step()
-        V = network(model)(valid_I).clip(-5, 5)  # it may run away
-        error = float(np.sqrt(np.mean((V - true) ** 2)))
-        yield {"stage": args.currents, "loss": loss, "free_run_error": error, "trace": V[:-1, 0]}
+        view_loss = (model.predict(valid.data_x) - valid.data_y).square().mean((1, 2)).sqrt().mean().item()
+        trace = network(model)(I)[:-1, 0].clip(-5, 5)  # it may run away
+        yield {"stage": args.currents, "loss": loss, "view_loss": view_loss, "trace": trace}
 
 
 def train_epoch(model, dataset, optimizer, args):
     """One pass over the training set by truncated backpropagation through time; return the mean loss."""
     losses = []
     for indices in torch.randperm(len(dataset)).split(args.batch_size):
-        x, y = (data[indices].transpose(0, 1).to(model.device) for data in (dataset.data_x, dataset.data_y))
+        x, y = (data[indices].transpose(0, 1).to(model.device) for data in dataset.tensors)
         # V is noisy, at a level of each trace's own, some hardly at all; the current and the target are not
         level = args.noise_std * 10 ** -(2 * torch.rand(x.shape[1]))
         x[..., 0] += (level * torch.randn(x.shape[:2])).to(x.device)
@@ -205,17 +204,16 @@ def print_table(metrics, names):
         print(f"{label:46}" + "".join(f"{value:>15}" for value in values))
 
 
-def draw_pictures(out_dir, who, answers):
-    """Write what neuron and networks answered, and how they run under one random current."""
-    who = {name: who[name] for name in ("neuron", "jumps", "constant")}
-    poke = np.zeros((WARM_UP + 150, 1))
+def draw_pictures(out_dir, history, who, answers):
+    """Write the losses, what neuron and networks answered, and how they run under one random current."""
+    save_figure(out_dir / "driven_losses.png", lambda figure: plot_losses(figure)(history))
+    names = {"neuron": "neuron", "jumps": "trained on currents that jump", "constant": "trained on constant currents"}
+    poke, I = np.zeros((WARM_UP + 150, 1)), random_currents(1, 700)
     poke[WARM_UP + 30 :][: WIDTHS[1]] = 0.25
-    poked = {name: respond(poke)[WARM_UP:, 0] for name, respond in who.items()}
-    curves = {name: (answers[name]["f_i"], answers[name]["phase_response"]) for name in who}
+    poked, runs = ({name: who[key](current)[WARM_UP:, 0] for key, name in names.items()} for current in (poke, I))
+    curves = {name: (answers[key]["f_i"], answers[key]["phase_response"]) for key, name in names.items()}
     save_figure(out_dir / "driven.png", draw_answers, LEVELS, PHASES, poke[WARM_UP:, 0], curves, poked, DT)
-    I = random_currents(1, 700)
-    voltages = {name: respond(I)[WARM_UP:, 0] for name, respond in who.items()}
-    save_gif(out_dir / "driven.gif", range(10, 651, 10), plot_random_current, I[WARM_UP:, 0], voltages, DT, fps=10)
+    save_gif(out_dir / "driven.gif", range(10, 651, 10), plot_runs, runs, DT, 0, I[WARM_UP:, 0], fps=10)
 
 
 def main(argv=None):
@@ -224,12 +222,12 @@ def main(argv=None):
     train_set = DrivenNeurons(args.num_train, args.num_samples, args.currents, args.num_samples * DT, 4 * args.seed)
     model, untrained = (GRU(2, args.n_hidden, 1, residual=True).to(args.device) for _ in range(2))
     untrained.fit_readout(train_set.data_x, train_set.data_y, skip=10)
-    valid_I = DrivenNeurons(32, 512, args.currents, seed=4 * args.seed + 1).data_x[..., 1].double().numpy().T
-    training = train_model(model, train_set, valid_I, args)  # a generator: nothing has run yet
-    live = live_window(plot_free_run, Traces(neuron(valid_I), DT)) if args.train_visualization else None
+    valid = DrivenNeurons(32, 512, args.currents, seed=4 * args.seed + 1)
+    training = train_model(model, train_set, valid, args)  # a generator: nothing has run yet
+    view = Traces(neuron(valid.data_x[:1, :, 1].double().numpy().T), DT)
+    live = live_window(plot_free_run, view) if args.train_visualization else None
     path, info = args.out_dir / f"{STEM}.pth", {"task": "driven neuron", "currents": args.currents, "dt": DT}
-    # of all epochs the one with the best free runs is kept: training steps still shake the rhythm a little
-    history, interrupted = follow(training, args.num_epochs, model, path, live, "free_run_error", **info)
+    history, interrupted = follow(training, args.num_epochs, model, path, live, **info)
 
     shipped = {name: load_checkpoint(SHIPPED / f"driven_{name}.pth", args.device) for name in ("jumps", "constant")}
     models = shipped | {args.currents: model, "untrained": untrained}
@@ -241,7 +239,7 @@ def main(argv=None):
         metrics |= {f"{name}_{key}": value for key, value in compare(answer, answers["neuron"]).items()}
     print_table(metrics, who)
     if args.train_visualization:
-        draw_pictures(args.out_dir, who, answers)
+        draw_pictures(args.out_dir, history, who, answers)
     write_metrics(args.out_dir / f"{STEM}_metrics.json", metrics, args)
     return metrics
 

@@ -16,12 +16,11 @@ from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures
 from torch.nn.functional import mse_loss
-from torch.utils.data import DataLoader
 
 from datasets import FitzhughNagumo, Traces
 from models import GRU
 from observers import ideal_prediction
-from pictures import draw_memory, draw_neuron, live_window, plot_filtering, plot_losses
+from pictures import draw_memory, draw_neuron, draw_reach, live_window, plot_filtering, plot_losses
 from plumbing import FlagParser, count, follow, positive, run, save_figure, save_gif, set_up, write_metrics
 
 STEM = "gru_regression_scratch"
@@ -65,31 +64,29 @@ def record(neurons, noise_std):
 def train_model(model, dataset, view, args):
     """Train by truncated backpropagation through time; after every epoch yield its mean loss, and the fit of `view`.
 
-    dataset: traces without noise; every batch gets noise of its own. view: a few neurons that are not trained on.
+    dataset: traces without noise; every epoch gets noise of its own. view: a few neurons that are not trained on.
     "view_loss" is the error of what is predicted from their noisy samples, scored without noise; "trace" shows it for
     the first, and runs freely from half-way on.
     """
-    batches = DataLoader(dataset, args.batch_size, shuffle=True)
-    num_updates = args.num_epochs * len(batches) * math.ceil(dataset.data_x.shape[1] / args.window)
+    updates_per_epoch = math.ceil(len(dataset) / args.batch_size) * math.ceil(dataset.data_x.shape[1] / args.window)
     optimizer = torch.optim.Adam(model.parameters(), lr=args.init_lr, fused=True)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_updates)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.num_epochs * updates_per_epoch)
     noisy = record(view, args.noise_std)
     half = view.data_x.shape[1] // 2
     for _ in range(args.num_epochs):
-        loss = train_epoch(model, batches, optimizer, schedule, args)
+        loss = train_epoch(model, record(dataset, args.noise_std), optimizer, schedule, args)
         view_loss = mse_loss(model.predict(noisy.data_x)[:, SKIP:], view.data_y[:, SKIP:]).item()
         trace = model.predict(noisy.data_x[:1, :half], future=view.data_x.shape[1] - half).flatten().numpy()
         yield {"loss": loss, "view_loss": view_loss, "trace": trace, "samples": noisy.data_y[0, :half, 0].numpy()}
 
 
-def train_epoch(model, batches, optimizer, schedule, args):
+def train_epoch(model, dataset, optimizer, schedule, args):
     """One pass over the training set; return the mean loss."""
+    x, y = (data.transpose(0, 1).to(model.device) for data in (dataset.data_x, dataset.data_y))  # (T, N, 1)
     losses = []
-    for x, y in batches:  # (B, T, 1)
-        V = torch.cat([x[:, :1], y], dim=1).transpose(0, 1).to(model.device)  # (T + 1, B, 1)
-        V = V + args.noise_std * torch.randn_like(V)  # a recording: what is to be predicted is noisy, too
+    for indices in torch.randperm(len(dataset), device=model.device).split(args.batch_size):
         H, skip = None, SKIP
-        for x_window, y_window in zip(V[:-1].split(args.window), V[1:].split(args.window)):
+        for x_window, y_window in zip(x[:, indices].split(args.window), y[:, indices].split(args.window)):
             states, predictions = model(x_window, H)
             loss = mse_loss(predictions[skip:], y_window[skip:])
             optimizer.zero_grad()
@@ -196,7 +193,8 @@ def draw_pictures(args, history, view, errors, before, after):
     save_gif(args.out_dir / "fitzhugh_nagumo_regression.gif", frames, plot_filtering, view)
     save_figure(args.out_dir / "regression_losses.png", lambda figure: plot_losses(figure)(history))
     errors = {name: error for name, error in errors.items() if name not in (LABELS["linear"], LABELS["quintic"])}
-    save_figure(args.out_dir / "regression_memory.png", draw_memory, errors, args.noise_std, before, after, args.window)
+    save_figure(args.out_dir / "regression_memory.png", draw_memory, errors, args.noise_std)
+    save_figure(args.out_dir / "regression_reach.png", draw_reach, before, after, args.window)
 
 
 def main(argv=None):

@@ -152,13 +152,13 @@ def test_classes_are_clean_trajectories_from_the_originals_starts():
 def test_random_phase_starts_anywhere_on_the_limit_cycle_as_long_as_the_neuron_is_there():
     data = FitzhughNagumoClassification(300, 50, 20.0, random_phase=True, seed=3)
     for label, (V, neuron) in enumerate(zip(data.traces, data.CLASSES.values())):
-        assert len(V) - 50 == math.ceil(period(**neuron) / 0.4)  # one period of its own to start in
+        assert V.shape[1] - 50 == math.ceil(period(**neuron) / 0.4)  # one period of its own to start in
         cycle = simulate(0.0, 0.0, np.arange(0, 1100, 0.5), **neuron)[0][600:, 0]
         for branch in (lambda V: V < -1, lambda V: V > 1):
             share = branch(data.data[data.labels == label, 0].numpy()).mean()
             assert share == pytest.approx(branch(cycle).mean(), abs=4 * math.sqrt(0.25 / 300))
     matched = FitzhughNagumoClassification(2, 50, 20.0, random_phase=True, match_period=True, seed=3)
-    assert {len(V) - 50 for V in matched.traces} == {math.ceil(PERIOD_A / 0.4)}
+    assert {V.shape[1] - 50 for V in matched.traces} == {math.ceil(PERIOD_A / 0.4)}
 
 
 def test_redraw_gives_new_windows_and_noise_of_the_same_neurons():
@@ -171,5 +171,5 @@ def test_redraw_gives_new_windows_and_noise_of_the_same_neurons():
     assert all((one == other).all() for one, other in zip(data.traces, traces))
     assert torch.equal(data[7][0], data.data[7])  # what an index gives is new, too
     for k, x in enumerate(data.data[:4, :, 0].numpy()):  # each is still a window of its own neuron's trace
-        windows = np.lib.stride_tricks.sliding_window_view(traces[0][:, k], 40)
+        windows = np.lib.stride_tricks.sliding_window_view(traces[0][k], 40)
         assert abs(windows - x).max(axis=1).min() < 0.5

@@ -89,12 +89,12 @@ def test_driven_neuron(seed, tmp_path):
     for name in ("jumps", "constant"):  # the f-I curve hardly tells one from the other
         assert metrics[f"{name}_fires_from"] == pytest.approx(0.300, abs=0.021)
         assert metrics[f"{name}_fires_to"] == pytest.approx(1.450, abs=0.021)
-        assert metrics[f"{name}_period_error"] <= 3e-2  # it differs tenfold between runs: see docs/driven.md
+        assert metrics[f"{name}_period_error"] <= 1e-2
     for width in (2, 5, 15):
         neuron = metrics[f"neuron_threshold_{width}"]
         assert metrics[f"jumps_threshold_{width}"] == pytest.approx(neuron, rel=0.35)
         assert metrics[f"constant_threshold_{width}"] > 3 * neuron
     assert metrics["jumps_phase_response_correlation"] >= 0.98
     assert metrics["jumps_phase_response_error"] <= 3e-3
-    assert metrics["jumps_random_current"] >= 0.95
+    assert metrics["jumps_random_current"] >= 0.96
     assert metrics["constant_random_current"] < 0.4

@@ -26,7 +26,7 @@ TINY = {
 }
 IN_THE_TABLE = {  # metrics, and how the table shows them
     "gru_regression_scratch": dict.fromkeys(["gru_early_mse", "gru_late_mse", "ideal_late_mse"], ".2e"),
-    "gru_autoregression": {"period_error": ".1e", "original_amplitude_error": ".1e", "w_r2": ".5f"},
+    "gru_autoregression": {"period_error": ".0e", "amplitude_error": ".0e", "periods_in_phase": ".1f"},
     "gru_classification_scratch": dict.fromkeys(["accuracy", "ideal_accuracy", "features_accuracy"], ".4f"),
 }
 DATA = {  # the seed of each data set, of --seed 5, and whether its neurons start anywhere
@@ -36,12 +36,12 @@ DATA = {  # the seed of each data set, of --seed 5, and whether its neurons star
 }
 PICTURES = {
     "gru_regression_scratch": {"neuron.png", "fitzhugh_nagumo_regression.gif", "regression_losses.png"}
-    | {"regression_memory.png"},
-    "gru_autoregression": {"autoGRU.gif", "phase_portrait.png", "gates.png"},
+    | {"regression_memory.png", "regression_reach.png"},
+    "gru_autoregression": {"autoGRU.gif", "phase_portrait.png", "gates.png", "autoregression_losses.png"},
     "gru_classification_scratch": {
         f"{name}.png" for name in ("classification", "classification_losses", "classification_accuracy")
     }
-    | {"classification.gif"},
+    | {"classification.gif", "cfmat.png"},
 }
 
 

