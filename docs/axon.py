@@ -1,4 +1,4 @@
-"""A recording to try docs/recording.md on: six sweeps of an axon under currents that jump, after Hodgkin and Huxley.
+"""A recording to try docs/recording.md on: five sweeps of an axon under currents that jump, after Hodgkin and Huxley.
 
 python docs/axon.py    writes axon_0.csv to axon_5.csv into the folder you are in
 """
@@ -27,7 +27,7 @@ def axon(I):
     return voltages
 
 
-def main(num_sweeps=6, duration=1000):
+def main(num_sweeps=5, duration=1000):
     rng = np.random.default_rng(0)
     t = np.arange(0, duration, DT)
     shape = len(t), num_sweeps + 1

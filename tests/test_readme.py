@@ -166,8 +166,8 @@ def test_a_recording_goes_through_its_page_with_its_current_or_without(told, cap
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(TOP / "docs" / "axon.py"))["main"](num_sweeps=2, duration=500)
     page = PAGES["recording.md"]
-    code, files = "".join(python_blocks(page)), '[f"axon_{k}.csv" for k in range(6)]'
-    edits = {"--num_epochs 40": "--num_epochs 2", "length=1000": "length=300"}
+    code, files = "".join(python_blocks(page)), '[f"axon_{k}.csv" for k in range(5)]'
+    edits = {"--num_epochs 40": "--num_epochs 2", "length=1250": "length=300"}
     edits[files] = '["axon_0.csv", "axon_1.csv"]' if told else '["steady.csv"]'
     if not told:  # one long recording, and what the page says of it
         instead = [line for line in page.code if line.startswith(("end =", "train_V,", "train_I ="))]
