@@ -5,8 +5,8 @@
     python gru_autoregression.py --retrain               trains a new one, in some minutes
     python gru_autoregression.py --untrained --n_hidden 500   trains nothing but the readout, by least squares
 
-You should see a table in which the network keeps the true period, amplitude and phase, while an untrained network and
-a polynomial fail at once; and pictures of the limit cycle that it has learnt, with W, which it was never shown.
+You should see a table in which the network keeps the true period and phase; an untrained one of its size loses the beat
+at once, and a polynomial after a noisy warm-up. And pictures of the cycle that the network has learnt.
 """
 
 from argparse import BooleanOptionalAction
