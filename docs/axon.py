@@ -3,6 +3,8 @@
 python docs/axon.py    writes axon_0.csv to axon_5.csv into the folder you are in
 """
 
+from pathlib import Path
+
 import numpy as np
 from scipy.special import exprel  # (exp(x) - 1) / x, and 1 at x = 0
 
@@ -35,9 +37,12 @@ def main(num_sweeps=5, duration=1000):
     I = np.take_along_axis(rng.uniform(-2, 16, shape), np.maximum.accumulate(jumps), axis=0)
     I[:, -1] = 10
     V = axon(I) + 0.3 * rng.standard_normal(shape)  # an electrode's noise
+    Path("outputs").mkdir(exist_ok=True)
     for k, name in enumerate([*(f"axon_{k}" for k in range(num_sweeps)), "steady"]):
         header = "time_ms,current_uA_per_cm2,voltage_mV"
-        np.savetxt(f"{name}.csv", np.column_stack([t, I[:, k], V[:, k]]), "%.3f", ",", header=header, comments="")
+        np.savetxt(
+            f"outputs/{name}.csv", np.column_stack([t, I[:, k], V[:, k]]), "%.3f", ",", header=header, comments=""
+        )
 
 
 if __name__ == "__main__":
