@@ -1,6 +1,8 @@
-"""A recording to try docs/recording.md on: five sweeps of an axon under currents that jump, after Hodgkin and Huxley.
+"""Recordings to try docs/recording.md on, of a simulated axon after Hodgkin and Huxley.
 
-python docs/axon.py    writes axon_0.csv to axon_5.csv into the folder you are in
+    python docs/axon.py
+
+writes to outputs/ five sweeps under currents that jump, axon_0.csv to axon_4.csv, and steady.csv, under a constant one.
 """
 
 from pathlib import Path
@@ -38,11 +40,9 @@ def main(num_sweeps=5, duration=1000):
     I[:, -1] = 10
     V = axon(I) + 0.3 * rng.standard_normal(shape)  # an electrode's noise
     Path("outputs").mkdir(exist_ok=True)
+    header = {"header": "time_ms,current_uA_per_cm2,voltage_mV", "comments": ""}
     for k, name in enumerate([*(f"axon_{k}" for k in range(num_sweeps)), "steady"]):
-        header = "time_ms,current_uA_per_cm2,voltage_mV"
-        np.savetxt(
-            f"outputs/{name}.csv", np.column_stack([t, I[:, k], V[:, k]]), "%.3f", ",", header=header, comments=""
-        )
+        np.savetxt(f"outputs/{name}.csv", np.column_stack([t, I[:, k], V[:, k]]), "%.3f", ",", **header)
 
 
 if __name__ == "__main__":
