@@ -108,6 +108,8 @@ def next_step_epoch(model, dataset, optimizer, args):
 def free_running_epoch(model, dataset, optimizer, horizon, args):
     """Stage 2: run freely from random moments, and learn from the distance to the true trace; return its mean."""
     x, y = (data.transpose(0, 1).to(model.device) for data in (dataset.data_x, dataset.data_y))  # (T, N, 1)
+    if len(x) < args.warm_up + horizon:
+        raise ValueError(f"{len(x)} steps a trace: expected at least warm_up + horizon = {args.warm_up + horizon}")
     each, steps = (torch.arange(size, device=model.device) for size in (args.batch_size, horizon))
     losses = []
     for _ in range(args.updates_per_epoch):

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from datasets import Traces
+from datasets import Traces, upward_crossings
 
 
 def check(V, dt, I=None):
@@ -78,7 +78,7 @@ def free_run(model, V, warm_up, I=None):
 
     What runs off, by more than half of the range of the sweeps trained on, is clipped, and it is said.
     """
-    sweeps, info, runs = check(V, model.info["dt"], I), model.info, []
+    sweeps, info, runs, outside = check(V, model.info["dt"], I), model.info, [], 0
     if not 0 < warm_up < min(map(len, sweeps)):
         raise ValueError(f"warm_up = {warm_up:,}: expected fewer than the {min(map(len, sweeps)):,} samples of a sweep")
     x = pad_sequence([torch.tensor(scale(sweep, info), dtype=torch.float32) for sweep in sweeps]).to(model.device)
@@ -91,8 +91,12 @@ def free_run(model, V, warm_up, I=None):
     for k, sweep in enumerate(sweeps):
         V = info["V_zero"] + info["V_unit"] * x[: len(sweep), k, 0].double().cpu().numpy()
         runs.append(V.clip(info["V_low"] - reach, info["V_high"] + reach))
-        if (outside := runs[k] != V).any():
-            print(
-                f"sweep {k}: the free run leaves the recording's range at {outside.argmax() * info['dt']:g} ms: clipped"
-            )
+        outside += (runs[k] != V).any()
+    if outside:
+        print(f"{outside} of {len(runs)} free runs leave the range of the recording: clipped there")
     return runs
+
+
+def spike_times(sweeps, info):
+    """When each of the sweeps, a list of mV, crosses V_zero upwards: a list of arrays, in ms."""
+    return [upward_crossings(sweep - info["V_zero"], info["dt"]) for sweep in sweeps]

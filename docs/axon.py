@@ -1,7 +1,11 @@
-"""A recording to try docs/recording.md on: six sweeps of an axon under currents that jump, after Hodgkin and Huxley.
+"""Recordings to try docs/recording.md on, of a simulated axon after Hodgkin and Huxley.
 
-python docs/axon.py    writes axon_0.csv to axon_5.csv into the folder you are in
+    python docs/axon.py
+
+writes to outputs/ five sweeps under currents that jump, axon_0.csv to axon_4.csv, and steady.csv, under a constant one.
 """
+
+from pathlib import Path
 
 import numpy as np
 from scipy.special import exprel  # (exp(x) - 1) / x, and 1 at x = 0
@@ -27,7 +31,7 @@ def axon(I):
     return voltages
 
 
-def main(num_sweeps=6, duration=1000):
+def main(num_sweeps=5, duration=1000):
     rng = np.random.default_rng(0)
     t = np.arange(0, duration, DT)
     shape = len(t), num_sweeps + 1
@@ -35,9 +39,10 @@ def main(num_sweeps=6, duration=1000):
     I = np.take_along_axis(rng.uniform(-2, 16, shape), np.maximum.accumulate(jumps), axis=0)
     I[:, -1] = 10
     V = axon(I) + 0.3 * rng.standard_normal(shape)  # an electrode's noise
+    Path("outputs").mkdir(exist_ok=True)
+    header = {"header": "time_ms,current_uA_per_cm2,voltage_mV", "comments": ""}
     for k, name in enumerate([*(f"axon_{k}" for k in range(num_sweeps)), "steady"]):
-        header = "time_ms,current_uA_per_cm2,voltage_mV"
-        np.savetxt(f"{name}.csv", np.column_stack([t, I[:, k], V[:, k]]), "%.3f", ",", header=header, comments="")
+        np.savetxt(f"outputs/{name}.csv", np.column_stack([t, I[:, k], V[:, k]]), "%.3f", ",", **header)
 
 
 if __name__ == "__main__":
