@@ -24,7 +24,7 @@ from pictures import draw_memory, draw_neuron, draw_reach, live_window, plot_fil
 from plumbing import FlagParser, count, follow, positive, run, save_figure, save_gif, set_up, write_metrics
 
 STEM = "gru_regression_scratch"
-CLEAN = {"window": 50, "init_lr": 1e-2, "max_grad_norm": 0.003}  # other defaults, for --noise_std 0
+CLEAN = {"num_epochs": 54, "window": 50, "init_lr": 1e-2, "max_grad_norm": 0.003}  # other defaults, for --noise_std 0
 
 parser = FlagParser(__doc__)
 flag = parser.add_argument
@@ -38,7 +38,7 @@ flag("--noise_std", type=float, default=0.1, help="standard deviation of the noi
 # model
 flag("--n_hidden", type=count, default=32, help="hidden units")
 # training
-flag("--num_epochs", type=count, default=54, help="passes over the training set, each with new noise")
+flag("--num_epochs", type=count, default=40, help="passes over the training set, each with new noise")
 flag("--batch_size", type=count, default=32, help="trajectories per gradient step")
 flag("--window", type=count, default=250, help="steps the gradient flows back: truncated BPTT")
 flag("--init_lr", type=positive, default=2e-2, help="learning rate of Adam; decays to 0 as a cosine")
