@@ -36,7 +36,7 @@ ORIGINAL |= {"batch_size": 64, "init_lr": 2e-2, "max_grad_norm": 0.2, "num_epoch
 parser = FlagParser(__doc__)
 flag = parser.add_argument
 # data
-flag("--task", choices=["hard", "original"], default="hard", help="original: long clean traces, and other defaults")
+flag("--task", type=str, choices=["hard", "original"], default="hard", help="original: long and clean, other defaults")
 flag("--num_train", type=count, default=2048, help="neurons of each class to train on")
 flag("--num_test", type=count, default=2000, help="new traces of each class to test on")
 flag("--test_factor", type=count, default=1, help="how many times longer the test traces are")
@@ -47,7 +47,7 @@ flag("--random_phase", action=BooleanOptionalAction, default=True, help="start a
 flag("--match_period", action=BooleanOptionalAction, default=True, help="give both neurons the same period")
 # model
 flag("--n_hidden", type=count, default=32, help="hidden units")
-flag("--memory", type=positive, default=2, help="steps that untrained units remember: 2 to this; 2: every b_z is 0")
+flag("--memory", type=positive, default=2, help="units begin with memories of 2 to this many steps")
 # training
 flag("--num_epochs", type=count, default=30, help="passes over the training set, redrawn for each")
 flag("--batch_size", type=count, default=48, help="traces per gradient step")
@@ -55,7 +55,7 @@ flag("--loss_from", type=float, default=0.0, help="share of a trace after which 
 flag("--init_lr", type=positive, default=1e-2, help="learning rate of Adam; decays to 0 as a cosine")
 flag("--max_grad_norm", type=positive, default=0.1, help="a longer gradient is clipped to this norm")
 flag("--seed", type=int, default=0, help="fixes the data, the first weights and the batches")
-flag("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: cuda if kernels.py runs there")
+flag("--device", type=str, choices=["auto", "cpu", "cuda"], default="auto", help="auto: a GPU with Triton, or the CPU")
 # output
 flag("--train_visualization", action=BooleanOptionalAction, default=True, help="draw the pictures")
 flag("--out_dir", type=Path, default="outputs", help="where pictures, model and metrics go")

@@ -3,7 +3,7 @@
     python gru_driven_neuron.py                         trains under currents that jump
     python gru_driven_neuron.py --currents constant     trains just as long under constant currents
 
-You should see a table of what the neuron and both networks answer (the network not trained comes from checkpoints/).
+You should see a table of what the neuron and both networks answer (the other network is loaded from checkpoints/).
 """
 
 from argparse import BooleanOptionalAction
@@ -23,7 +23,7 @@ SHIPPED = Path(__file__).with_name("checkpoints")
 parser = FlagParser(__doc__)
 flag = parser.add_argument
 # data
-flag("--currents", choices=["jumps", "constant"], default="jumps", help="what this network is trained under")
+flag("--currents", type=str, choices=["jumps", "constant"], default="jumps", help="what this network is trained under")
 flag("--num_train", type=count, default=1024, help="trajectories to train on")
 flag("--num_samples", type=count, default=512, help="samples per trajectory, 0.78 time units apart")
 # model
@@ -36,7 +36,7 @@ flag("--noise_std", type=float, default=0.2, help="largest standard deviation of
 flag("--init_lr", type=positive, default=1e-2, help="learning rate of Adam; decays to 0 as a cosine")
 flag("--max_grad_norm", type=positive, default=0.1, help="a longer gradient is clipped to this norm")
 flag("--seed", type=int, default=0, help="fixes the data, the first weights and the batches")
-flag("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: cuda if kernels.py runs there")
+flag("--device", type=str, choices=["auto", "cpu", "cuda"], default="auto", help="auto: a GPU with Triton, or the CPU")
 # output
 flag("--train_visualization", action=BooleanOptionalAction, default=True, help="draw the pictures")
 flag("--out_dir", type=Path, default="outputs", help="where pictures, model and metrics go")
@@ -47,7 +47,7 @@ WARM_UP = 50  # true samples that a network sees before it runs freely
 
 
 def train_model(model, dataset, valid, args):
-    """Train on next steps; after every epoch yield its mean loss, that of `valid`, and a free run to be seen."""
+    """Train on next steps; after every epoch yield its mean loss, that of `valid` without noise, and a free run."""
     optimizer = torch.optim.Adam(model.parameters(), lr=args.init_lr, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.num_epochs)
     I = valid.data_x[:1, :, 1].double().numpy().T
@@ -120,7 +120,8 @@ def threshold(respond, width, sign=1):
     begin = WARM_UP + 30
     I = np.zeros((begin + width + 150, len(PULSES)))
     I[begin : begin + width] = sign * PULSES
-    spikes = (respond(I)[begin if sign > 0 else begin + width :] > 1).any(0)  # at rest no voltage is that high
+    V = respond(I)[begin if sign > 0 else begin + width :]
+    spikes = (V > 1).any(0) & (V[-1] < 1)  # up, which no voltage is at rest, and down again
     return PULSES[spikes.argmax()] if spikes.any() else np.nan
 
 
@@ -233,6 +234,7 @@ def main(argv=None):
     models = shipped | {args.currents: model, "untrained": untrained}
     who = {"neuron": neuron} | {name: network(model) for name, model in models.items()}
     who["off by 0.01"] = lambda I: neuron(I + 0.01)
+    print("asking all of them, in half a minute or so")
     answers = {name: evaluate_model(respond) for name, respond in who.items()}
     metrics = {"train_seconds": history[-1]["seconds"], "interrupted": interrupted}
     for name, answer in answers.items():

@@ -44,7 +44,7 @@ flag("--window", type=count, default=250, help="steps the gradient flows back: t
 flag("--init_lr", type=positive, default=2e-2, help="learning rate of Adam; decays to 0 as a cosine")
 flag("--max_grad_norm", type=positive, default=0.2, help="a longer gradient is clipped to this norm")
 flag("--seed", type=int, default=0, help="fixes the data, the first weights and the batches")
-flag("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: cuda if kernels.py runs there")
+flag("--device", type=str, choices=["auto", "cpu", "cuda"], default="auto", help="auto: a GPU with Triton, or the CPU")
 # output
 flag("--train_visualization", action=BooleanOptionalAction, default=True, help="draw the pictures")
 flag("--out_dir", type=Path, default="outputs", help="where pictures, model and metrics go")

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+from argparse import ArgumentDefaultsHelpFormatter, MetavarTypeHelpFormatter, RawDescriptionHelpFormatter
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -24,8 +25,8 @@ class ShellError(Exception):
     """An exit status (2 for what the user can mend, 1 for what the machine does) and the one line to be printed."""
 
 
-class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """A script's docstring as it stands, and every flag's default."""
+class Help(ArgumentDefaultsHelpFormatter, MetavarTypeHelpFormatter, RawDescriptionHelpFormatter):
+    """A script's docstring as it stands, and every flag's type and default."""
 
 
 class FlagParser(argparse.ArgumentParser):

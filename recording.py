@@ -33,6 +33,8 @@ def _finite(name, data):
     if len(sweeps) > len(sweeps[0]):
         raise ValueError(f"{name} has {len(sweeps):,} sweeps of {len(sweeps[0]):,} samples: transpose it, {name}.T")
     for k, sweep in enumerate(sweeps):
+        if sweep.ndim != 1 or not len(sweep):
+            raise ValueError(f"{name}, sweep {k} has shape {sweep.shape}: expected (T,)")
         if len(wrong := np.flatnonzero(~np.isfinite(sweep))):
             found = f"{len(wrong):,} of {len(sweep):,} values are not finite, the first is number {wrong[0]:,}"
             raise ValueError(f"{name}, sweep {k}: {found}; cut the sweep there, or fill a short gap with np.interp")
@@ -93,7 +95,7 @@ def free_run(model, V, warm_up, I=None):
         runs.append(V.clip(info["V_low"] - reach, info["V_high"] + reach))
         outside += (runs[k] != V).any()
     if outside:
-        print(f"{outside} of {len(runs)} free runs leave the range of the recording: clipped there")
+        print(f"{outside} of {len(runs)} free runs go far beyond the recording's range: clipped")
     return runs
 
 

@@ -74,7 +74,7 @@ def test_a_free_run_that_leaves_the_recording_is_clipped_and_it_is_said(capsys):
     (run,) = free_run(model, V[1], 12)
     height = model.info["V_high"] - model.info["V_low"]
     assert run.max() == pytest.approx(model.info["V_high"] + height / 2)
-    assert "1 of 1 free runs leave the range of the recording" in capsys.readouterr().out
+    assert "1 of 1 free runs go far beyond the recording's range" in capsys.readouterr().out
 
 
 NAN = [V[0], np.where(np.isin(np.arange(47), (5, 6, 20)), np.nan, V[1])]
