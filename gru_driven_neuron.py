@@ -223,7 +223,7 @@ def main(argv=None):
     train_set = DrivenNeurons(args.num_train, args.num_samples, args.currents, args.num_samples * DT, 4 * args.seed)
     model, untrained = (GRU(2, args.n_hidden, 1, residual=True).to(args.device) for _ in range(2))
     untrained.fit_readout(train_set.data_x, train_set.data_y, skip=10)
-    valid = DrivenNeurons(32, 256, args.currents, 256 * DT, 4 * args.seed + 1)
+    valid = DrivenNeurons(32, 200, args.currents, 200 * DT, 4 * args.seed + 1)
     training = train_model(model, train_set, valid, args)  # a generator: nothing has run yet
     view = Traces(neuron(valid.data_x[:1, :, 1].double().numpy().T), DT)
     live = live_window(plot_free_run, view) if args.train_visualization else None

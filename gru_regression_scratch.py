@@ -188,7 +188,7 @@ def print_table(metrics, names, num_samples):
 
 def draw_pictures(args, history, view, errors, before, after):
     """Write the neuron, the training as an animation and its losses, what a memory is worth and how far it reaches."""
-    frames = [history[:epoch] for epoch in np.unique(np.linspace(1, len(history), 25, dtype=int))]
+    frames = [history[:epoch] for epoch in np.unique(np.linspace(1, len(history), 20, dtype=int))]
     save_figure(args.out_dir / "neuron.png", draw_neuron, view)
     save_gif(args.out_dir / "fitzhugh_nagumo_regression.gif", frames, plot_filtering, view)
     save_figure(args.out_dir / "regression_losses.png", lambda figure: plot_losses(figure)(history))
