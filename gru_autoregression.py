@@ -354,9 +354,8 @@ def main(argv=None):
     test_set, original = dataset(2, args.num_test, num_samples), dataset(3, args.num_test, num_samples, anywhere=False)
     from_original, _ = run_freely(model, original.data_x, args.warm_up)
     metrics |= {f"original_{name}": value for name, value in judge(original, from_original, args.warm_up).items()}
-    models = {"untrained": model} if args.untrained else {"trained": model}
-    models.setdefault("untrained", fit_untrained(train_set, model.num_hiddens, args))
-    models["polynomial"] = Polynomial(train_set)
+    control = {} if args.untrained else {"untrained": fit_untrained(train_set, model.num_hiddens, args)}
+    models = {"untrained" if args.untrained else "trained": model} | control | {"polynomial": Polynomial(train_set)}
     scores = {name: evaluate_model(model, test_set, args.warm_up, args.seed) for name, model in models.items()}
     print_table(scores, args.test_duration / period())
     metrics |= scores.pop(next(iter(scores))) | scores
