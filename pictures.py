@@ -14,7 +14,6 @@ GRU = {"color": "tab:red", "label": "GRU"}
 OTHER = {"color": "C0", "linestyle": "--"}  # another GRU
 IDEAL = {"color": "0.7", "linewidth": 6, "label": "ideal observer"}
 STYLES = {style["label"]: style for style in (NEURON, GRU, IDEAL)}
-ARROW = {"arrowstyle": "-|>", "mutation_scale": 25, "color": "black"}
 
 
 def live_window(plot, *data, share=0.1):
@@ -105,7 +104,8 @@ def draw_neuron(figure, view):
     plane.plot(b * w - a, w, "-.", color="C2")
     plane.plot(V, W, **NEURON)
     for k in np.searchsorted(t, (30, 88.5, 110, 134)):  # which way round: on both branches, and while V jumps
-        plane.annotate("", (V[k + 1], W[k + 1]), (V[k], W[k]), arrowprops=ARROW)
+        arrow = {"arrowstyle": "-|>", "mutation_scale": 25, "color": "black"}
+        plane.annotate("", (V[k + 1], W[k + 1]), (V[k], W[k]), arrowprops=arrow)
     rest = v[np.argmin(np.abs(v - v**3 / 3 + I - (v + a) / b))]  # where the two nullclines cross
     plane.plot(rest, (rest + a) / b, "o", markersize=10, markerfacecolor="white", color="black")
     for x, y, word in (-0.4, 1.87, "start"), (-1.2, 1.34, "jump"), (1, -0.35, "jump"), (rest, -0.45, "unstable point"):
