@@ -50,7 +50,7 @@ flag("--train_visualization", action=BooleanOptionalAction, default=True, help="
 flag("--out_dir", type=Path, default="outputs", help="where pictures, model and metrics go")
 
 LABELS = {"persistence": "copy the last value", "linear": "linear rule, 20 lags", "quintic": "quintic in (V, ΔV)"}
-LABELS |= {"two_means": "quintic in two means of five", "gru": "GRU", "ideal": "ideal observer"}
+LABELS |= {"two_means": "best filter by hand", "gru": "GRU", "ideal": "ideal observer"}
 
 SKIP = 9  # samples of every trace that are neither trained on nor scored: so soon no predictor can know W
 

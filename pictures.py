@@ -127,7 +127,7 @@ def draw_memory(figure, errors, noise_std):
         edges = np.unique(np.geomspace(6, len(error), 14).astype(int))
         means = [np.mean(error[i:j]) for i, j in zip(edges[:-1], edges[1:])]
         axes.loglog((edges[:-1] + edges[1:]) / 2, means, **STYLES.get(name, others))
-    axes.loglog(edges, noise_std**2 / edges, color="black", linewidth=0.8, label="σ² / samples seen")
+    axes.loglog(edges, noise_std**2 / edges, color="black", linewidth=0.8, label=f"{noise_std**2:g} / samples seen")
     axes.set(xlabel="samples seen", ylabel="mean squared error of the next V", ylim=(None, 0.1))
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
 
