@@ -55,7 +55,7 @@ train_flag("--first_horizon", type=count, default=100, help="stage 2: free steps
 train_flag("--next_step_weight", type=float, default=30.0, help="stage 2: weight of next-step loss")
 train_flag("--input_noise", type=float, default=0.25, help="largest standard deviation on the inputs")
 train_flag("--batch_size", type=count, default=32, help="trajectories per gradient step")
-train_flag("--window", type=count, default=64, help="stage 1: steps the gradient flows back")
+train_flag("--window", type=count, default=128, help="stage 1: steps the gradient flows back")
 train_flag("--init_lr", type=positive, default=1e-2, help="stage 1: learning rate of Adam, decays to 0")
 train_flag("--free_lr", type=positive, default=5e-4, help="stage 2: learning rate of Adam, decays to 0")
 train_flag("--max_grad_norm", type=positive, default=0.1, help="gradients are clipped to this norm")
