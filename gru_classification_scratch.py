@@ -31,7 +31,7 @@ CLASSES = list(FitzhughNagumoClassification.CLASSES)
 # the defaults below are those of the hard task; these are those of the original one
 ORIGINAL = {"duration": 400.0, "noise_std": 0.0, "random_phase": False, "match_period": False}
 ORIGINAL |= {"num_test": 512, "test_factor": 2, "memory": 250, "loss_from": 0.5}
-ORIGINAL |= {"batch_size": 64, "max_grad_norm": 0.2, "num_epochs": 6}
+ORIGINAL |= {"batch_size": 64, "init_lr": 1e-2, "max_grad_norm": 0.2, "num_epochs": 6}
 
 parser = FlagParser(__doc__)
 flag = parser.add_argument
@@ -49,11 +49,11 @@ flag("--match_period", action=BooleanOptionalAction, default=True, help="give bo
 flag("--n_hidden", type=count, default=32, help="hidden units")
 flag("--memory", type=positive, default=2, help="units begin with memories of 2 to this many steps")
 # training
-flag("--num_epochs", type=count, default=27, help="passes over the training set, redrawn for each")
+flag("--num_epochs", type=count, default=24, help="passes over the training set, redrawn for each")
 flag("--batch_size", type=count, default=48, help="traces per gradient step")
 flag("--loss_from", type=float, default=0.0, help="share of a trace after which every step is scored")
-flag("--init_lr", type=positive, default=1e-2, help="learning rate of Adam; decays to 0 as a cosine")
-flag("--max_grad_norm", type=positive, default=0.1, help="a longer gradient is clipped to this norm")
+flag("--init_lr", type=positive, default=2e-2, help="learning rate of Adam; decays to 0 as a cosine")
+flag("--max_grad_norm", type=positive, default=0.05, help="a longer gradient is clipped to this norm")
 flag("--seed", type=int, default=0, help="fixes the data, the first weights and the batches")
 flag("--device", type=str, choices=["auto", "cpu", "cuda"], default="auto", help="auto: a GPU with Triton, or the CPU")
 # output
