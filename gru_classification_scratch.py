@@ -95,12 +95,12 @@ def train_epoch(model, dataset, optimizer, schedule, args):
     The class is asked for at every step after a share of the trace, `loss_from`. Asked only at the last of a thousand,
     a network learns to answer at that step, and not to know the answer before it or to keep it beyond.
     """
-    data, labels = dataset.data.to(model.device), dataset.labels.to(model.device)  # (N, T, 1), (N,)
-    losses = []
-    for indices in torch.randperm(len(labels), device=model.device).split(args.batch_size):
-        _, logits = model(data[indices].transpose(0, 1))  # (T, B, number of classes)
+    order, losses = torch.randperm(len(dataset), device=model.device), []
+    shuffled = dataset.data.to(model.device)[order], dataset.labels.to(model.device)[order]  # (N, T, 1), (N,)
+    for data, labels in zip(*(part.split(args.batch_size) for part in shuffled)):
+        _, logits = model(data.transpose(0, 1))  # (T, B, number of classes)
         asked = logits[min(int(args.loss_from * len(logits)), len(logits) - 1) :]
-        loss = cross_entropy(asked.flatten(0, 1), labels[indices].repeat(len(asked)))
+        loss = cross_entropy(asked.flatten(0, 1), labels.repeat(len(asked)))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), args.max_grad_norm)
