@@ -96,11 +96,11 @@ def train_epoch(model, dataset, optimizer, schedule, args):
     a network learns to answer at that step, and not to know the answer before it or to keep it beyond.
     """
     order, losses = torch.randperm(len(dataset), device=model.device), []
-    shuffled = dataset.data.to(model.device)[order], dataset.labels.to(model.device)[order]  # (N, T, 1), (N,)
-    for data, labels in zip(*(part.split(args.batch_size) for part in shuffled)):
-        _, logits = model(data.transpose(0, 1))  # (T, B, number of classes)
+    data, labels = (part.to(model.device)[order] for part in (dataset.data, dataset.labels))  # (N, T, 1), (N,)
+    for x, label in zip(data.split(args.batch_size), labels.split(args.batch_size)):
+        _, logits = model(x.transpose(0, 1))  # (T, B, number of classes)
         asked = logits[min(int(args.loss_from * len(logits)), len(logits) - 1) :]
-        loss = cross_entropy(asked.flatten(0, 1), labels.repeat(len(asked)))
+        loss = cross_entropy(asked.flatten(0, 1), label.repeat(len(asked)))  # the same label at every step
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), args.max_grad_norm)
