@@ -1,9 +1,10 @@
-"""Task 4: a GRU is told its neuron's input current, learns next steps alone, and is then asked what a neuron is asked.
+"""Task 4: a GRU is told its neuron's input current, and then asked like a neuron.
 
-    python gru_driven_neuron.py                         trains under currents that jump
-    python gru_driven_neuron.py --currents constant     trains just as long under constant currents
+    python gru_driven_neuron.py                       trains under currents that jump
+    python gru_driven_neuron.py --currents constant   just as long, under constant ones
 
-You should see a table of what the neuron and both networks answer (the other network is loaded from checkpoints/).
+It learns next voltages alone. You should see a table of what the neuron and both
+networks answer (the other network is loaded from checkpoints/).
 """
 
 from argparse import BooleanOptionalAction
@@ -12,10 +13,31 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from backstage.checkpoints import load_checkpoint
+from backstage.pictures import (
+    Answers,
+    draw_answers,
+    draw_losses,
+    live_window,
+    plot_free_run,
+    plot_runs,
+    save_figure,
+    save_gif,
+)
+from backstage.plumbing import (
+    FlagParser,
+    count,
+    not_negative,
+    positive,
+    run,
+    seed,
+    set_up,
+    units,
+    write_metrics,
+)
+from backstage.training import Training, distance, fit_readout, gradient_step
+from cells import CELLS
 from datasets import DrivenNeurons, Traces, period, simulate, upward_crossings
-from models import GRU, load_checkpoint
-from pictures import draw_answers, live_window, plot_free_run, plot_losses, plot_runs
-from plumbing import FlagParser, count, follow, positive, run, save_figure, save_gif, set_up, write_metrics
 
 STEM = "gru_driven_neuron"
 SHIPPED = Path(__file__).with_name("checkpoints")
@@ -23,151 +45,322 @@ SHIPPED = Path(__file__).with_name("checkpoints")
 parser = FlagParser(__doc__)
 flag = parser.add_argument
 # data
-flag("--currents", type=str, choices=["jumps", "constant"], default="jumps", help="what this network is trained under")
+flag(
+    "--currents",
+    type=str,
+    choices=["jumps", "constant"],
+    default="jumps",
+    help="what this network is trained under",
+)
 flag("--num_train", type=count, default=1024, help="trajectories to train on")
-flag("--num_samples", type=count, default=512, help="samples per trajectory, 0.78 time units apart")
+flag("--num_samples", type=count, default=512, help="samples each, 0.78 apart in time")
+flag("--noise_std", type=not_negative, default=0.2, help="largest, of the noise on V")
 # model
-flag("--n_hidden", type=count, default=64, help="hidden units")
+flag("--cell", type=str, choices=CELLS, default="gru", help="the network's step")
+flag("--n_hidden", type=units, default=64, help="hidden units")
 # training
 flag("--num_epochs", type=count, default=50, help="passes over the training set")
 flag("--batch_size", type=count, default=64, help="trajectories per gradient step")
-flag("--window", type=count, default=64, help="steps the gradient flows back: truncated BPTT")
-flag("--noise_std", type=float, default=0.2, help="largest standard deviation of the noise on V")
-flag("--init_lr", type=positive, default=1e-2, help="learning rate of Adam; decays to 0 as a cosine")
-flag("--max_grad_norm", type=positive, default=0.1, help="a longer gradient is clipped to this norm")
-flag("--seed", type=int, default=0, help="fixes the data, the first weights and the batches")
-flag("--device", type=str, choices=["auto", "cpu", "cuda"], default="auto", help="auto: a GPU with Triton, or the CPU")
+flag("--window", type=count, default=64, help="steps back: truncated BPTT")
+flag("--init_lr", type=positive, default=1e-2, help="Adam's; decays to 0 as a cosine")
+flag("--max_grad_norm", type=positive, default=0.1, help="longer gradients are clipped")
+flag("--seed", type=seed, default=0, help="fixes data, first weights and batches")
+flag(
+    "--device",
+    type=str,
+    choices=["auto", "cpu", "cuda"],
+    default="auto",
+    help="auto: a GPU with Triton, or the CPU",
+)
 # output
-flag("--train_visualization", action=BooleanOptionalAction, default=True, help="draw the pictures")
-flag("--out_dir", type=Path, default="outputs", help="where pictures, model and metrics go")
+flag(
+    "--train_visualization",
+    action=BooleanOptionalAction,
+    default=True,
+    help="draw the pictures",
+)
+flag("--out_dir", type=Path, default="outputs", help="for pictures, model and metrics")
 
 DT = 400 / 512  # time units between two samples, as in task 2
-REST = -1.1994, -0.6243  # V and W of a neuron at rest, I = 0: every experiment begins here
+REST = -1.1994, -0.6243  # V and W of a neuron at rest, I = 0: experiments begin here
 WARM_UP = 50  # true samples that a network sees before it runs freely
+SKIP = 10  # first samples to which an untrained network's readout is not fitted
+SPIKE_HEIGHT = 1.0  # no voltage at rest is as high
+
+# ---- training ----
 
 
-def train_model(model, dataset, valid, args):
-    """Train on next steps; after every epoch yield its mean loss, that of `valid` without noise, and a free run."""
+def train_model(model, train_set, valid_set, args):
+    """Train on next steps; return the Training.
+
+    view_loss is that of valid_set, without noise; what is shown is a free run.
+    """
+    window = None
+    I = valid_set.data_x[:, :1, 1].double().numpy()  # (T, 1)
+    if args.train_visualization:
+        window = live_window(plot_free_run, Traces(neuron(I), DT))
+    training = Training(
+        model,
+        args.num_epochs,
+        args.out_dir / f"{STEM}.pth",
+        loss_limit=100.0,  # voltages are of the order 1
+        window=window,
+        info={"task": "driven neuron", "currents": args.currents, "dt": DT},
+    )
     optimizer = torch.optim.Adam(model.parameters(), lr=args.init_lr, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.num_epochs)
-    I = valid.data_x[:1, :, 1].double().numpy().T
-    for _ in range(args.num_epochs):
-        loss = train_epoch(model, dataset, optimizer, args)
+    for _ in training:
+        loss = train_epoch(
+            model,
+            train_set,
+            optimizer,
+            batch_size=args.batch_size,
+            window=args.window,
+            noise_std=args.noise_std,
+            max_grad_norm=args.max_grad_norm,
+        )
         schedule.step()
-        view_loss = (model.predict(valid.data_x) - valid.data_y).square().mean((1, 2)).sqrt().mean().item()
-        trace = network(model)(I)[:-1, 0].clip(-5, 5)  # it may run away
-        yield {"stage": args.currents, "loss": loss, "view_loss": view_loss, "trace": trace}
+        predicted = model.predict(valid_set.data_x)
+        trace = network(model)(I)[:-1, 0]
+        training.report(
+            stage=args.currents,
+            loss=loss,
+            view_loss=distance(predicted, valid_set.data_y).item(),
+            trace=trace.clip(-5, 5),  # it may run away
+        )
+    training.finish()
+    return training
 
 
-def train_epoch(model, dataset, optimizer, args):
-    """One pass over the training set by truncated backpropagation through time; return the mean loss."""
+def train_epoch(
+    model, dataset, optimizer, *, batch_size, window, noise_std, max_grad_norm
+):
+    """One pass by truncated backpropagation through time; return the mean loss."""
     losses = []
-    for indices in torch.randperm(len(dataset)).split(args.batch_size):
-        x, y = (data[indices].transpose(0, 1).to(model.device) for data in dataset.tensors)
-        # V is noisy, at a level of each trace's own, some hardly at all; the current and the target are not
-        level = args.noise_std * 10 ** -(2 * torch.rand(x.shape[1]))
-        x[..., 0] += (level * torch.randn(x.shape[:2])).to(x.device)
-        H = None
-        for x_window, y_window in zip(x.split(args.window), y.split(args.window)):
+    for batch in torch.randperm(len(dataset)).split(batch_size):
+        x = add_noise(dataset.data_x[:, batch], noise_std).to(model.device)
+        y = dataset.data_y[:, batch].to(model.device)
+        H = None  # a trace begins
+        for x_window, y_window in zip(x.split(window), y.split(window)):
             states, predictions = model(x_window, H)
-            # root mean square of each trace: the noisy ones, of which less can be known, would drown the others
-            loss = ((predictions - y_window).square().mean((0, 2)) + 1e-10).sqrt().mean()
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), args.max_grad_norm)
-            optimizer.step()
-            H = states[-1].detach()  # the state is carried on into the next window, the gradient is not
+            loss = distance(predictions, y_window)
+            gradient_step(loss, optimizer, max_grad_norm)
             losses.append(loss.detach())
+            # the state is carried on into the next window, the gradient is not
+            H = states[-1].detach()
     return torch.stack(losses).mean().item()
 
 
+def add_noise(x, largest):
+    """Add noise to the V of traces x (T, B, 1 or 2); a current is known exactly.
+
+    Each trace has a level of its own, from a hundredth of `largest` to all of it.
+    """
+    T, B, _ = x.shape
+    level = largest * 10 ** -(2 * torch.rand(B))
+    noisy = x.clone()
+    noisy[..., 0] += level * torch.randn(T, B)
+    return noisy
+
+
+# ---- who is asked: functions of currents (T, N) that return voltages (T, N) ----
+
+
 def neuron(I):
-    """The voltages (T, N) of neurons under currents (T, N), each held from one sample to the next."""
-    return simulate(*REST, DT * np.arange(len(I)), I)[0]
+    """The voltages of neurons at rest under currents I, each held for a sample."""
+    V, _ = simulate(*REST, DT * np.arange(len(I)), I)
+    return V
+
+
+def neuron_off_by_a_hundredth(I):
+    """The true equations, with a current that is known to 0.01: a yardstick."""
+    return neuron(I + 0.01)
 
 
 def network(model):
-    """Make of a GRU what can be asked like a neuron: a function of currents (T, N) that returns voltages (T, N)."""
+    """Make of a network what can be asked like a neuron.
+
+    It sees WARM_UP of the neuron's voltages, and from there on its own predictions.
+    """
 
     @torch.no_grad()
     def respond(I):
-        V = torch.zeros(*I.shape, 1, device=model.device)
+        T, N = I.shape
+        V = torch.zeros(T, N, 1, device=model.device)
         V[:WARM_UP, :, 0] = torch.tensor(neuron(I[:WARM_UP]))
-        current, H = torch.tensor(I).to(V)[..., None], V.new_zeros(I.shape[1], model.num_hiddens)
-        for t in range(len(I) - 1):
-            H, prediction = model.single_step(torch.cat([V[t], current[t]], dim=-1), H)
-            if t + 1 >= WARM_UP:  # before, the voltages are the neuron's
+        current = torch.tensor(I).to(V)[..., None]
+        H = V.new_zeros(N, model.num_hiddens)
+        for t in range(T - 1):
+            X = torch.cat([V[t], current[t]], dim=-1)
+            H, prediction = model.single_step(X, H)
+            if t + 1 >= WARM_UP:
                 V[t + 1] = prediction
         return V[..., 0].double().cpu().numpy()
 
     return respond
 
 
-LEVELS = np.unique(np.r_[-0.2:1.8:0.05, 0.25:0.4:0.005, 1.4:1.55:0.005].round(3))  # of constant currents
+# ---- experiments ----
+
+LEVELS = np.r_[-0.2:1.8:0.05, 0.25:0.4:0.005, 1.4:1.55:0.005]  # constant currents
+LEVELS = np.unique(LEVELS.round(3))
 PULSES = np.geomspace(0.03, 4, 200)  # strengths of a pulse
-WIDTHS = 2, 5, 15  # samples
+WIDTHS = 2, 5, 15  # of a pulse, in samples
 PHASES = np.arange(48) / 48
 
 
 def f_i_curve(respond):
-    """The frequency of spikes, per time unit, under each of the constant currents LEVELS; 0 if there are none."""
-    spikes = [upward_crossings(trace, DT) for trace in respond(np.tile(LEVELS, (1300, 1)))[500:].T]
-    return np.array([1 / np.diff(times).mean() if len(times) > 2 else 0.0 for times in spikes])
+    """Spikes per time unit under each of LEVELS; 0 if there are none."""
+    settling = 500  # samples
+    V = respond(np.tile(LEVELS, (settling + 800, 1)))[settling:]
+    frequencies = []
+    for trace in V.T:
+        times = upward_crossings(trace, DT)
+        if len(times) > 2:
+            frequencies.append(1 / np.diff(times).mean())
+        else:
+            frequencies.append(0.0)
+    return np.array(frequencies)
 
 
-def threshold(respond, width, sign=1):
-    """The weakest pulse, `width` samples long, that makes a neuron at rest spike; with sign=-1 once it is over."""
+def threshold(respond, width):
+    """The weakest pulse, `width` samples long, that makes a neuron at rest spike."""
     begin = WARM_UP + 30
+    return weakest_pulse(respond, begin, width, sign=1, spike_from=begin)
+
+
+def rebound(respond, width=100):
+    """The weakest inhibition after whose end a neuron at rest spikes."""
+    begin = WARM_UP + 30
+    return weakest_pulse(respond, begin, width, sign=-1, spike_from=begin + width)
+
+
+def weakest_pulse(respond, begin, width, sign, spike_from):
+    """The weakest of PULSES after which there is a spike; nan if there is none."""
     I = np.zeros((begin + width + 150, len(PULSES)))
     I[begin : begin + width] = sign * PULSES
-    V = respond(I)[begin if sign > 0 else begin + width :]
-    spikes = (V > 1).any(0) & (V[-1] < 1)  # up, which no voltage is at rest, and down again
-    return PULSES[spikes.argmax()] if spikes.any() else np.nan
+    V = respond(I)[spike_from:]
+    up = (V > SPIKE_HEIGHT).any(axis=0)
+    down_again = V[-1] < SPIKE_HEIGHT
+    spikes = np.flatnonzero(up & down_again)
+    if len(spikes) == 0:
+        return np.nan
+    return PULSES[spikes[0]]
 
 
 def phase_response(respond, strength=0.2, width=4):
-    """How far a pulse at each of PHASES advances the rhythm at I = 0.5, in periods; nan without a rhythm."""
-    begins = 250 + np.round(PHASES * period() / DT).astype(int)  # phase 0 is sample 250; the upstroke is at 0.47
-    I = np.full((begins[-1] + 1000, len(PHASES) + 1), 0.5)  # the last trace is not disturbed
+    """How far a pulse at each of PHASES advances the rhythm at I = 0.5, in periods.
+
+    nan without a rhythm. Phase 0 is a fixed sample; the upstroke is at 0.47.
+    """
+    begins = 250 + np.round(PHASES * period() / DT).astype(int)
+    I = np.full((begins[-1] + 1000, len(PHASES) + 1), 0.5)
     for k, begin in enumerate(begins):
         I[begin : begin + width, k] += strength
+    # the last trace is not disturbed
     *spikes, undisturbed = [upward_crossings(trace, DT) for trace in respond(I).T]
     if min(len(times) for times in (*spikes, undisturbed)) < 5:
         return np.full(len(PHASES), np.nan)
     own_period = np.diff(undisturbed)[1:].mean()
-    advance = np.array([undisturbed[-1] - times[-1] for times in spikes]) / own_period
-    return (advance + 0.5) % 1 - 0.5
+    advance = np.array([undisturbed[-1] - times[-1] for times in spikes])
+    return nearest_whole(advance / own_period)
 
 
-def random_currents(num=32, T=WARM_UP + 4096, mean=0.5, std=0.4, time_constant=20.0, seed=0):
-    """Currents (T, num) that forget their past within `time_constant`: an Ornstein-Uhlenbeck process."""
-    noise, keep = np.random.default_rng(seed).standard_normal((T, num)), np.exp(-DT / time_constant)
+def nearest_whole(phase):
+    """A difference of phases without whole periods: from -1/2 to 1/2."""
+    return (phase + 0.5) % 1 - 0.5
+
+
+def random_currents(
+    num=32, T=WARM_UP + 4096, mean=0.5, std=0.4, time_constant=20.0, seed=0
+):
+    """Currents (T, num) that forget their past within `time_constant`.
+
+    An Ornstein-Uhlenbeck process.
+    """
+    I = np.random.default_rng(seed).standard_normal((T, num))
+    keep = np.exp(-DT / time_constant)
     for t in range(1, T):
-        noise[t] = keep * noise[t - 1] + np.sqrt(1 - keep**2) * noise[t]
-    return mean + std * noise
+        I[t] = keep * I[t - 1] + np.sqrt(1 - keep**2) * I[t]
+    return mean + std * I
+
+
+def white_noise():
+    """Currents that are new at every sample."""
+    return random_currents(std=0.5, time_constant=1e-9, seed=1)
 
 
 def coincidence(true, V, window=6.0):
-    """The share of spikes of two traces (T, N) that come within `window` time units of each other: 0 none, 1 all."""
+    """The share of spikes of V (T, N) and `true` that come at the same time.
+
+    Within `window` time units; 0: none, 1: all. The mean over traces of an F1 score.
+    """
     scores = []
-    for traces in zip(true[WARM_UP:].T, V[WARM_UP:].T):
-        times, own_times = (upward_crossings(trace, DT) for trace in traces)
-        near = abs(times[:, None] - own_times) <= window
-        scores.append(2 * min(near.any(0).sum(), near.any(1).sum()) / max(1, len(times) + len(own_times)))  # F1
+    for true_trace, trace in zip(true[WARM_UP:].T, V[WARM_UP:].T):
+        true_times = upward_crossings(true_trace, DT)
+        times = upward_crossings(trace, DT)
+        near = abs(true_times[:, None] - times) <= window
+        hits = min(near.any(axis=0).sum(), near.any(axis=1).sum())
+        scores.append(2 * hits / max(1, len(true_times) + len(times)))
     return np.mean(scores)
 
 
-def evaluate_model(respond):
-    """Do all experiments with a neuron or a network."""
+def ask(respond):
+    """Do all experiments with a neuron or a network: what it answered, by name."""
+    random, noise = random_currents(), white_noise()
+    V = respond(np.hstack([random, noise]))  # all at once, which is faster
     return {
         "f_i": f_i_curve(respond),
         "threshold": [threshold(respond, width) for width in WIDTHS],
-        "rebound": threshold(respond, 100, sign=-1),
+        "rebound": rebound(respond),
         "phase_response": phase_response(respond),
-        "random": respond(np.hstack([random_currents(), random_currents(std=0.5, time_constant=1e-9, seed=1)])),
+        "random_current": V[:, : random.shape[1]],
+        "white_noise": V[:, random.shape[1] :],
     }
 
 
+def compare(answer, true):
+    """Score what was answered by what the neuron answered: the metrics of ROWS.
+
+    nan if there is nothing to be scored.
+    """
+    scores = compare_f_i(answer["f_i"], true["f_i"])
+    for width, strength in zip(WIDTHS, answer["threshold"]):
+        scores[f"threshold_{width}"] = float(strength)
+    scores["rebound"] = float(answer["rebound"])
+    scores |= compare_phase_response(answer["phase_response"], true["phase_response"])
+    for current in ("random_current", "white_noise"):
+        scores[current] = float(coincidence(true[current], answer[current]))
+    return scores
+
+
+def compare_f_i(frequency, true):
+    fires = frequency > 0
+    scores = dict.fromkeys(("fires_from", "fires_to", "period_error"), np.nan)
+    if fires.any():
+        scores["fires_from"] = float(LEVELS[fires][0])
+        scores["fires_to"] = float(LEVELS[fires][-1])
+    both = fires & (true > 0)
+    if both.any():
+        errors = abs(true[both] / frequency[both] - 1)
+        scores["period_error"] = float(np.median(errors))
+    return scores
+
+
+def compare_phase_response(advance, true):
+    error = abs(nearest_whole(advance - true))
+    # the response jumps at one phase: a hair decides to which side
+    kept = np.arange(len(error)) != error.argmax()
+    correlation = np.corrcoef(advance[kept], true[kept])[0, 1]
+    return {
+        "phase_response_correlation": float(correlation),
+        "phase_response_error": float(np.median(error)),
+    }
+
+
+# ---- the script ----
+
+# the rows of the table: metric -> what a reader sees, format
 ROWS = {
     "fires_from": ("fires from I =", ".3f"),
     "fires_to": ("         to I =", ".3f"),
@@ -182,66 +375,104 @@ ROWS = {
     "white_noise": ("                      white noise", ".3f"),
 }
 
+# the columns: who is asked -> what a reader sees
+LABELS = {
+    "neuron": "neuron",
+    "jumps": "jumps",
+    "constant": "constant",
+    "untrained": "untrained",
+    "neuron_off": "off by 0.01",
+}
 
-def compare(answer, true):
-    """Score the answers of evaluate_model by the neuron's own: a dict with the keys of ROWS, nan if there is none."""
-    fires = answer["f_i"] > 0
-    edges = LEVELS[fires][[0, -1]] if fires.any() else [np.nan, np.nan]
-    both = fires & (true["f_i"] > 0)
-    period_error = np.median(abs(true["f_i"][both] / answer["f_i"][both] - 1)) if both.any() else np.nan
-    own, other = answer["phase_response"], true["phase_response"]
-    error = abs((own - other + 0.5) % 1 - 0.5)
-    kept = np.arange(len(PHASES)) != error.argmax()  # the response jumps at one phase: a hair decides to which side
-    correlation = np.corrcoef(own[kept], other[kept])[0, 1]
-    coincidences = [coincidence(*pair) for pair in zip(np.hsplit(true["random"], 2), np.hsplit(answer["random"], 2))]
-    scores = *edges, period_error, *answer["threshold"], answer["rebound"], correlation, np.median(error), *coincidences
-    return dict(zip(ROWS, map(float, scores)))
-
-
-def print_table(metrics, names):
-    print(f"\n{'':46}" + "".join(f"{name:>15}" for name in names))
-    for key, (label, form) in ROWS.items():
-        values = [f"{metrics[f'{name}_{key}']:{form}}".replace("nan", "none") for name in names]
-        print(f"{label:46}" + "".join(f"{value:>15}" for value in values))
+# in the pictures
+DRAWN = {
+    "neuron": "neuron",
+    "jumps": "trained on currents that jump",
+    "constant": "trained on constant currents",
+}
 
 
-def draw_pictures(out_dir, history, who, answers):
-    """Write the losses, what neuron and networks answered, and how they run under one random current."""
-    save_figure(out_dir / "driven_losses.png", lambda figure: plot_losses(figure)(history))
-    names = {"neuron": "neuron", "jumps": "trained on currents that jump", "constant": "trained on constant currents"}
-    poke, I = np.zeros((WARM_UP + 150, 1)), random_currents(1, 700)
-    poke[WARM_UP + 30 :][: WIDTHS[1]] = 0.25
-    poked, runs = ({name: who[key](current)[WARM_UP:, 0] for key, name in names.items()} for current in (poke, I))
-    curves = {name: (answers[key]["f_i"], answers[key]["phase_response"]) for key, name in names.items()}
-    save_figure(out_dir / "driven.png", draw_answers, LEVELS, PHASES, poke[WARM_UP:, 0], curves, poked, DT)
-    save_gif(out_dir / "driven.gif", range(10, 651, 10), plot_runs, runs, DT, 0, I[WARM_UP:, 0], fps=10)
+def print_table(metrics):
+    print(f"\n{'':46}" + "".join(f"{label:>15}" for label in LABELS.values()))
+    for row, (label, form) in ROWS.items():
+        values = [metrics[f"{who}_{row}"] for who in LABELS]
+        cells = [f"{value:{form}}".replace("nan", "none") for value in values]
+        print(f"{label:46}" + "".join(f"{cell:>15}" for cell in cells))
+
+
+def draw_pictures(out_dir, history, asked, answers):
+    """Write the losses, what all answered, and how they run under a random current."""
+    save_figure(out_dir / "driven_losses.png", draw_losses, history)
+    poke = np.zeros((WARM_UP + 150, 1))
+    poke[WARM_UP + 30 : WARM_UP + 30 + 5] = 0.25
+    shown = Answers(
+        dt=DT,
+        levels=LEVELS,
+        frequency={who: answers[who]["f_i"] for who in DRAWN},
+        poke=poke[WARM_UP:, 0],
+        poked={who: asked[who](poke)[WARM_UP:, 0] for who in DRAWN},
+        phases=PHASES,
+        advance={who: answers[who]["phase_response"] for who in DRAWN},
+    )
+    save_figure(out_dir / "driven.png", draw_answers, shown, DRAWN)
+    I = random_currents(1, 700)
+    runs = {label: asked[who](I)[WARM_UP:, 0] for who, label in DRAWN.items()}
+    frames = range(10, len(I) - WARM_UP + 1, 10)
+    save_gif(
+        out_dir / "driven.gif", frames, plot_runs, runs, DT, 0, I[WARM_UP:, 0], fps=10
+    )
+
+
+def parse_flags(argv):
+    args = parser.parse_args(argv)
+    if args.num_samples <= SKIP:
+        parser.error(f"--num_samples: expected more than {SKIP}")
+    return args
+
+
+def make_network(args):
+    return CELLS[args.cell](2, args.n_hidden, 1, residual=True).to(args.device)
 
 
 def main(argv=None):
-    args = parser.parse_args(argv)
-    set_up(args)
-    train_set = DrivenNeurons(args.num_train, args.num_samples, args.currents, args.num_samples * DT, 4 * args.seed)
-    model, untrained = (GRU(2, args.n_hidden, 1, residual=True).to(args.device) for _ in range(2))
-    untrained.fit_readout(train_set.data_x, train_set.data_y, skip=10)
-    valid = DrivenNeurons(32, 200, args.currents, 200 * DT, 4 * args.seed + 1)
-    training = train_model(model, train_set, valid, args)  # a generator: nothing has run yet
-    view = Traces(neuron(valid.data_x[:1, :, 1].double().numpy().T), DT)
-    live = live_window(plot_free_run, view) if args.train_visualization else None
-    path, info = args.out_dir / f"{STEM}.pth", {"task": "driven neuron", "currents": args.currents, "dt": DT}
-    history, interrupted = follow(training, args.num_epochs, model, path, live, **info)
+    args = parse_flags(argv)
+    args.device = set_up(args.seed, args.device, args.out_dir)
+    # no two offsets or seeds share a trajectory
+    train_set = DrivenNeurons(
+        args.num_train,
+        args.num_samples,
+        args.currents,
+        duration=args.num_samples * DT,
+        seed=4 * args.seed,
+    )
+    valid_set = DrivenNeurons(
+        32, 200, args.currents, duration=200 * DT, seed=4 * args.seed + 1
+    )
+    model = make_network(args)
+    untrained = make_network(args)
+    fit_readout(untrained, train_set.data_x, train_set.data_y, SKIP)
+    training = train_model(model, train_set, valid_set, args)
 
-    shipped = {name: load_checkpoint(SHIPPED / f"driven_{name}.pth", args.device) for name in ("jumps", "constant")}
-    models = shipped | {args.currents: model, "untrained": untrained}
-    who = {"neuron": neuron} | {name: network(model) for name, model in models.items()}
-    who["off by 0.01"] = lambda I: neuron(I + 0.01)
+    networks = {}
+    for name in ("jumps", "constant"):
+        path = SHIPPED / f"driven_{name}.pth"
+        networks[name] = load_checkpoint(path, args.device)
+    networks[args.currents] = model
+    networks["untrained"] = untrained
+    asked = {"neuron": neuron, "neuron_off": neuron_off_by_a_hundredth}
+    for name, trained in networks.items():
+        asked[name] = network(trained)
     print("asking all of them, in half a minute or so")
-    answers = {name: evaluate_model(respond) for name, respond in who.items()}
-    metrics = {"train_seconds": history[-1]["seconds"], "interrupted": interrupted}
-    for name, answer in answers.items():
-        metrics |= {f"{name}_{key}": value for key, value in compare(answer, answers["neuron"]).items()}
-    print_table(metrics, who)
+    answers = {who: ask(respond) for who, respond in asked.items()}
+    metrics = {}
+    for who, answer in answers.items():
+        scores = compare(answer, answers["neuron"])
+        metrics |= {f"{who}_{row}": score for row, score in scores.items()}
+    print_table(metrics)
     if args.train_visualization:
-        draw_pictures(args.out_dir, history, who, answers)
+        draw_pictures(args.out_dir, training.history, asked, answers)
+    metrics["train_seconds"] = training.history[-1]["seconds"]
+    metrics["interrupted"] = training.interrupted
     write_metrics(args.out_dir / f"{STEM}_metrics.json", metrics, args)
     return metrics
 

@@ -5,7 +5,8 @@ import signal
 
 import pytest
 
-os.environ["OMP_NUM_THREADS"] = "1"  # in every worker and every script: with more threads they wait for each other
+# in every worker and every script: with more threads they would wait for each other
+os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MPLBACKEND"] = "agg"
 for name in ("DISPLAY", "WAYLAND_DISPLAY", "PYTHONUNBUFFERED"):
     os.environ.pop(name, None)

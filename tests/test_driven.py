@@ -6,59 +6,120 @@ import torch
 from scipy.integrate import solve_ivp
 
 import gru_driven_neuron as task
+from backstage.checkpoints import load_checkpoint
+from backstage.training import distance
 from datasets import DrivenNeurons, period, simulate
-from models import GRU, load_checkpoint
+from models import GRU
+
+# ---- the neuron ----
 
 
-def slope(_, state, i):
-    return state[0] - state[0] ** 3 / 3 - state[1] + i, 0.02 * (state[0] + 0.7 - 0.8 * state[1])
+def slope(_, state, I):
+    V, W = state
+    return V - V**3 / 3 - W + I, 0.02 * (V + 0.7 - 0.8 * W)
 
 
 def by_pieces(v0, w0, t, I):
-    """V and W (2, T) of one neuron under a current (T,), by another solver, sample by sample."""
+    """V and W (2, T) of one neuron under a current (T,): another solver, in pieces."""
     states = [(v0, w0)]
-    for *span, i in zip(t, t[1:], I):
-        states.append(solve_ivp(slope, span, states[-1], "LSODA", rtol=1e-12, atol=1e-12, args=(i,)).y[:, -1])
+    tolerance = {"rtol": 1e-12, "atol": 1e-12}
+    for begin, end, current in zip(t, t[1:], I):
+        solution = solve_ivp(
+            slope, (begin, end), states[-1], "LSODA", args=(current,), **tolerance
+        )
+        states.append(solution.y[:, -1])
     return np.array(states).T
 
 
 def test_a_current_that_changes_is_integrated_exactly():
     rng = np.random.default_rng(0)
-    t, v0, w0 = 0.4 * np.arange(150), rng.uniform(-3, 3, 3), rng.uniform(-1.5, 2.5, 3)
+    t = 0.4 * np.arange(150)
+    v0 = rng.uniform(-3, 3, 3)
+    w0 = rng.uniform(-1.5, 2.5, 3)
     I = rng.uniform(-0.2, 1.8, (150, 3))
-    I[:, 1], I[:, 2] = I[np.arange(150) // 40 * 40, 1], 0.5  # one jumps seldom, one never
+    I[:, 1] = I[np.arange(150) // 40 * 40, 1]  # jumps seldom
+    I[:, 2] = 0.5  # never
     V, W = simulate(v0, w0, t, I)
-    expected = np.stack([by_pieces(v0[k], w0[k], t, I[:, k]) for k in range(3)], axis=-1)  # (2, T, N)
-    assert abs(np.stack([V, W]) - expected).max() < 1e-7
-    assert abs(simulate(v0, w0, t, I[-1])[0][:, 2] - V[:, 2]).max() < 1e-7  # one constant current for each
-    assert (simulate(v0, w0, t, np.vstack([I[:-1], I[:1]]))[0] == V).all()  # what comes after the last sample
+    for k in range(3):
+        expected_V, expected_W = by_pieces(v0[k], w0[k], t, I[:, k])
+        assert abs(V[:, k] - expected_V).max() < 1e-7
+        assert abs(W[:, k] - expected_W).max() < 1e-7
+    # one constant current for each neuron
+    V_of_constants, _ = simulate(v0, w0, t, I[-1])
+    assert abs(V_of_constants - V)[:, 2].max() < 1e-7
+    # what comes after the last sample does not matter
+    I[-1] = 0.0
+    V_again, _ = simulate(v0, w0, t, I)
+    assert (V_again == V).all()
 
 
 def test_driven_neurons_see_their_current():
     data = DrivenNeurons(100, 600, seed=0)
-    V, I = data.data_x.double().numpy().transpose(2, 0, 1)
-    assert (data.data_x[:, 1:, 0] == data.data_y[:, :-1, 0]).all()
+    V, I = data.data_x.double().numpy().transpose(2, 0, 1)  # (600, 100) each
+    assert (data.data_x[1:, :, 0] == data.data_y[:-1, :, 0]).all()
     # a jump of the current bends the voltage from that very sample on
-    assert np.corrcoef(np.diff(V, 2).ravel(), np.diff(I)[:, :-1].ravel())[0, 1] > 0.5
-    num_levels = 1 + (np.diff(I) != 0).sum(1)
-    assert np.quantile(num_levels, [0.1, 0.5, 0.9]) == pytest.approx([3, 27, 320], rel=0.6)
+    bend = np.diff(V, 2, axis=0)
+    jump = np.diff(I, axis=0)[:-1]
+    assert np.corrcoef(bend.ravel(), jump.ravel())[0, 1] > 0.5
+    num_levels = 1 + (np.diff(I, axis=0) != 0).sum(axis=0)
+    quantiles = np.quantile(num_levels, [0.1, 0.5, 0.9])
+    assert quantiles == pytest.approx([3, 27, 320], rel=0.6)
     assert (I.min(), I.max()) == pytest.approx((-0.2, 1.8), abs=0.01)
-    assert (np.ptp(DrivenNeurons(5, 50, "constant", seed=0).data_x[..., 1].numpy(), axis=1) == 0).all()
+    constant = DrivenNeurons(5, 50, "constant", seed=0).data_x[..., 1]
+    assert (constant == constant[0]).all()
+    assert len(constant[0].unique()) == 5
 
 
 def test_the_neuron_answers_as_it_is_known_to(monkeypatch):
     monkeypatch.setattr(task, "LEVELS", np.array([0.295, 0.3, 0.5, 1.45, 1.455]))
     monkeypatch.setattr(task, "PULSES", np.geomspace(0.05, 0.5, 47))  # 5 % apart
-    assert task.f_i_curve(task.neuron) == pytest.approx([0, 1 / 160, 1 / period(), 1 / 160, 0], rel=0.005)
-    known = {(2, 1): 0.33, (5, 1): 0.16, (15, 1): 0.09, (100, -1): 0.14}
-    for (width, sign), strength in known.items():
-        assert task.threshold(task.neuron, width, sign) == pytest.approx(strength, rel=0.08)
+    frequencies = task.f_i_curve(task.neuron)
+    assert frequencies == pytest.approx(
+        [0, 1 / 160, 1 / period(), 1 / 160, 0], rel=0.005
+    )
+    known = {2: 0.33, 5: 0.16, 15: 0.09}
+    for width, strength in known.items():
+        assert task.threshold(task.neuron, width) == pytest.approx(strength, rel=0.08)
+    assert task.rebound(task.neuron) == pytest.approx(0.14, rel=0.08)
 
 
 def test_phase_response_is_the_shift_of_later_spikes(monkeypatch):
     monkeypatch.setattr(task, "PHASES", np.array([0.1, 0.35, 0.8]))
     known = [-0.004, 0.094, -0.032]  # from by_pieces, at the same three moments
     assert task.phase_response(task.neuron) == pytest.approx(known, abs=1e-3)
+
+
+def test_the_neuron_rests_before_a_pulse():
+    V = task.neuron(np.zeros((300, 2)))
+    assert abs(V - task.REST[0]).max() < 1e-3
+
+
+# ---- a network that is asked ----
+
+
+class Driven(GRU):
+    """A network whose readout sees the current, too."""
+
+    def __init__(self):
+        super().__init__(2, 5, 1, residual=True)
+
+    def readout(self, H, X):
+        return 0.9 * X[..., :1] + 0.3 * X[..., 1:] + self.fc(torch.relu(H))
+
+
+def test_a_network_runs_freely_after_its_warm_up_and_sees_each_current_in_time():
+    torch.manual_seed(0)
+    model = Driven()
+    I = task.random_currents(3, 80)
+    V = task.network(model)(I)
+    shown = task.WARM_UP
+    assert V.shape == (80, 3)
+    np.testing.assert_allclose(V[:shown], task.neuron(I)[:shown], atol=1e-6)
+    # what it says is what it is fed with
+    inputs = torch.tensor(np.stack([V, I], axis=-1)).float()
+    _, readouts = model.forward_by_steps(inputs)
+    expected = readouts[shown - 1 : -1, :, 0].detach()
+    np.testing.assert_allclose(V[shown:], expected, atol=1e-5)
 
 
 def network_that_adds(change):
@@ -68,42 +129,270 @@ def network_that_adds(change):
     return task.network(model)
 
 
-def test_a_network_runs_freely_after_its_warm_up():
-    I = task.random_currents(2, 80)
-    V = network_that_adds(0.01)(I)
-    assert V[: task.WARM_UP] == pytest.approx(task.neuron(I)[: task.WARM_UP], abs=1e-6)
-    assert V[task.WARM_UP :] == pytest.approx(V[task.WARM_UP - 1] + 0.01 * np.arange(1, 31)[:, None], abs=1e-5)
+# ---- the currents ----
+
+
+def autocorrelation(I, lag):
+    return np.corrcoef(I[:-lag].ravel(), I[lag:].ravel())[0, 1]
+
+
+def test_random_currents_have_their_spread_and_forget_within_their_time_constant():
+    I = task.random_currents()
+    assert (I.mean(), I.std()) == pytest.approx((0.5, 0.4), abs=0.03)
+    assert I[0].std() == pytest.approx(0.4, abs=0.15)  # from the first sample on
+    for lag in (1, 26, 51):
+        expected = np.exp(-lag * task.DT / 20)
+        assert autocorrelation(I, lag) == pytest.approx(expected, abs=0.05)
+    white = task.white_noise()
+    assert white.shape == I.shape
+    assert (white.mean(), white.std()) == pytest.approx((0.5, 0.5), abs=0.01)
+    assert autocorrelation(white, 1) == pytest.approx(0, abs=0.01)
+    assert abs(np.corrcoef(white.ravel(), I.ravel())[0, 1]) < 0.01
+
+
+# ---- the experiments ----
+
+
+def spikes_if(at_once, later):
+    """A neuron that is known: so strong a pulse makes it spike at once, or later.
+
+    Weaker ones than both, from 0.5 on, make it jump up, and it does not come back.
+    """
+
+    def respond(I):
+        V = np.full(I.shape, -1.2)
+        pulses = I != 0
+        assert (pulses.sum(axis=0) == pulses.sum(axis=0)[0]).all()
+        (rows,) = np.nonzero(pulses.any(axis=1))
+        begin, end = rows[0], rows[-1] + 1
+        assert begin > task.WARM_UP  # it is left to itself before
+        strength = abs(I[begin])
+        V[begin:, strength > 0.5] = 1.5
+        V[begin:, strength > min(at_once, later)] = -1.2
+        V[begin + 1 : begin + 4, strength > at_once] = 1.5
+        V[end + 2 : end + 6, strength > later] = 1.5
+        return V
+
+    return respond
+
+
+def test_the_weakest_pulse_is_the_first_after_which_there_is_a_spike():
+    def first_beyond(strength):
+        pulses = task.PULSES
+        return pulses[pulses > strength][0]
+
+    for width in task.WIDTHS:
+        assert task.threshold(spikes_if(1, 2), width) == first_beyond(1)
+        assert task.threshold(spikes_if(2, 1), width) == first_beyond(1)
+        assert np.isnan(task.threshold(spikes_if(9, 9), width))
+    # a spike while it is inhibited is none of a rebound
+    assert task.rebound(spikes_if(1, 2)) == first_beyond(2)
+    assert np.isnan(task.rebound(spikes_if(1, 9)))
+
+
+def test_a_threshold_pushes_and_a_rebound_pulls_for_so_many_samples():
+    currents = []
+
+    def respond(I):
+        currents.append(I)
+        return np.zeros(I.shape)
+
+    task.threshold(respond, 5)
+    task.rebound(respond, 100)
+    for I, sign, width in zip(currents, (1, -1), (5, 100), strict=True):
+        np.testing.assert_allclose(I.sum(axis=0), sign * width * task.PULSES)
+
+
+def spikes_at(*samples):
+    """A trace (600, 1) that spikes at these samples."""
+    V = np.full((600, 1), -1.0)
+    V[list(samples)] = 1.0
+    return V
+
+
+@pytest.mark.parametrize(
+    ("spikes", "expected"),
+    [
+        ((100, 200, 300, 400, 500), 1),
+        ((107, 207, 307, 407, 507), 1),  # later by 5.5 time units
+        ((92, 192, 292, 392, 492), 0),  # earlier by 6.3
+        ((100, 200), 2 * 2 / (5 + 2)),
+        ((97, 100, 103, 500), 2 * 2 / (5 + 4)),  # three for one count as one
+        ((10, 100, 200, 300, 400, 500), 1),  # of the warm-up: it was shown
+        ((), 0),
+    ],
+)
+def test_coincidence_counts_a_spike_once_if_it_comes_in_time(spikes, expected):
+    true = spikes_at(100, 200, 300, 400, 500)
+    V = spikes_at(*spikes)
+    assert task.coincidence(true, V) == pytest.approx(expected)
+    assert task.coincidence(V, true) == pytest.approx(expected)
+    # the mean over traces
+    both = task.coincidence(np.hstack([true, true]), np.hstack([true, V]))
+    assert both == pytest.approx((1 + expected) / 2)
+
+
+# ---- asking and comparing ----
+
+
+def test_ask_puts_every_answer_at_its_name():
+    answer = task.ask(lambda I: I)  # says its current
+    assert (answer["random_current"] == task.random_currents()).all()
+    assert (answer["white_noise"] == task.white_noise()).all()
+    pulses = task.PULSES
+    assert answer["threshold"] == [pulses[pulses > 1][0]] * 3
+    assert np.isnan(answer["rebound"])
+    assert answer["f_i"].tolist() == [0.0] * len(task.LEVELS)
+
+
+def test_f_i_curves_are_compared_where_both_fire(monkeypatch):
+    monkeypatch.setattr(task, "LEVELS", np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6]))
+    true = np.array([0.0, 0.0, 2.0, 2.0, 2.0, 0.0])
+    scores = task.compare_f_i(np.array([0.0, 5.0, 2.5, 1.0, 2.0, 0.0]), true)
+    # periods of 0.4, 1 and 0.5 instead of 0.5
+    expected = {"fires_from": 0.2, "fires_to": 0.5, "period_error": 0.2}
+    assert scores == pytest.approx(expected)
+    elsewhere = task.compare_f_i(np.array([1.0, 0.0, 0.0, 0.0, 0.0, 0.0]), true)
+    expected = {"fires_from": 0.1, "fires_to": 0.1, "period_error": np.nan}
+    assert elsewhere == pytest.approx(expected, nan_ok=True)
+
+
+def test_phase_responses_are_compared_round_the_circle_but_for_the_jump():
+    true = np.array([0.1, 0.2, 0.3, 0.48, -0.4, 0.0, 0.1])
+    answer = np.array([0.11, 0.22, 0.33, -0.48, 0.1, 0.0, 0.1])
+    scores = task.compare_phase_response(answer, true)
+    assert scores["phase_response_error"] == pytest.approx(0.02)
+    kept = [0, 1, 2, 3, 5, 6]
+    correlation = np.corrcoef(answer[kept], true[kept])[0, 1]
+    assert scores["phase_response_correlation"] == pytest.approx(correlation)
 
 
 @pytest.fixture
 def small(monkeypatch):
-    original = task.random_currents
-    monkeypatch.setattr(task, "random_currents", lambda num=2, T=400, **more: original(num, T, **more))
-    for name, values in {"LEVELS": [0.0, 0.5], "PULSES": [0.1, 3.0], "PHASES": [0.0, 0.3, 0.5]}.items():
-        monkeypatch.setattr(task, name, np.array(values))
+    random_currents = task.random_currents
+
+    def few(num=2, T=250, **more):
+        return random_currents(num, T, **more)
+
+    monkeypatch.setattr(task, "random_currents", few)
+    monkeypatch.setattr(task, "LEVELS", np.array([0.0, 0.5]))
+    monkeypatch.setattr(task, "PULSES", np.array([0.1, 3.0]))
+    monkeypatch.setattr(task, "PHASES", np.array([0.0, 0.3, 0.5]))
 
 
-def test_a_silent_network_answers_nothing(small):
-    true = task.evaluate_model(task.neuron)
-    own, silent = (task.compare(answer, true) for answer in (true, task.evaluate_model(network_that_adds(0))))
+def test_a_silent_network_answers_nothing_and_the_neuron_all(small):
+    true = task.ask(task.neuron)
+    own = task.compare(true, true)
+    assert list(own) == list(task.ROWS)
+    assert (own["fires_from"], own["fires_to"]) == (0.5, 0.5)
     assert own["period_error"] == own["phase_response_error"] == 0
-    assert own["random_current"] == own["white_noise"] == own["phase_response_correlation"] == pytest.approx(1)
+    assert own["phase_response_correlation"] == pytest.approx(1)
+    assert own["random_current"] == own["white_noise"] == 1
+    silent = task.compare(task.ask(network_that_adds(0)), true)
     assert silent.pop("random_current") == silent.pop("white_noise") == 0
     assert np.isnan(list(silent.values())).all()
 
 
-def test_coincidence_counts_a_spike_once():
-    true, late, later, half = (-np.cos(2 * np.pi * (np.arange(600) - shift) / 100)[:, None] for shift in (0, 5, 10, 0))
-    half[300:] = -1
-    assert [task.coincidence(true, V) for V in (true, late, later, half)] == pytest.approx([1, 1, 0, 2 * 2 / (5 + 2)])
+# ---- the training ----
 
 
-def test_the_script_runs(small, tmp_path, monkeypatch):
-    save_gif = task.save_gif
-    monkeypatch.setattr(task, "save_gif", lambda path, frames, *data, fps: save_gif(path, frames[-2:], *data, fps=1))
-    sizes = ["--num_train=4", "--num_samples=120", "--n_hidden=3", "--num_epochs=2"]
-    metrics = task.main([*sizes, "--currents=constant", f"--out_dir={tmp_path}"])
-    model = load_checkpoint(tmp_path / "gru_driven_neuron.pth")
-    assert (model.num_inputs, model.num_outputs, model.residual, model.info["currents"]) == (2, 1, True, "constant")
-    assert (metrics["neuron_threshold_2"], metrics["neuron_random_current"]) == (3, 1)
-    assert {path.name for path in tmp_path.iterdir()} >= {"driven.png", "driven.gif"}
+def test_noise_is_on_the_voltage_alone_at_a_level_of_each_trace():
+    torch.manual_seed(0)
+    x = torch.randn(400, 1000, 2)
+    before = x.clone()
+    noise = task.add_noise(x, 0.4) - x
+    assert torch.equal(x, before)
+    assert (noise[..., 1] == 0).all()
+    levels = noise[..., 0].std(dim=0).log10() - np.log10(0.4)
+    # uniform on a logarithmic scale, from a hundredth on
+    in_each_quarter, _ = np.histogram(levels, bins=4, range=(-2.1, 0.1))
+    assert in_each_quarter.sum() == 1000
+    assert in_each_quarter.min() > 180
+    assert torch.equal(task.add_noise(x, 0.0), x)
+
+
+def test_an_epoch_goes_through_windows_and_carries_the_state_on_alone(monkeypatch):
+    torch.manual_seed(0)
+    model = GRU(2, 3, 1, residual=True)
+    data = DrivenNeurons(4, 50, duration=40.0, seed=0)
+    seen = []
+
+    def gradient_step(loss, optimizer, max_grad_norm):
+        gradients = torch.autograd.grad(loss, list(model.parameters()))
+        seen.append((loss.detach(), *gradients))
+
+    monkeypatch.setattr(task, "gradient_step", gradient_step)
+    settings = {"batch_size": 4, "window": 20, "noise_std": 0.0, "max_grad_norm": 1.0}
+    mean = task.train_epoch(model, data, None, **settings)
+
+    H = None
+    for window, (loss, *gradients) in zip((slice(0, 20), slice(20, 40)), seen):
+        states, readouts = model.forward_by_steps(data.data_x[window], H)
+        expected = distance(readouts, data.data_y[window])
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
+        by_steps = torch.autograd.grad(expected, list(model.parameters()))
+        for gradient, own in zip(gradients, by_steps):
+            torch.testing.assert_close(gradient, own, rtol=1e-3, atol=1e-5)
+        H = states[-1].detach()
+    assert len(seen) == 3
+    assert mean == pytest.approx(np.mean([float(loss) for loss, *_ in seen]))
+
+
+def small_run(tmp_path, *more):
+    sizes = ["--num_train=4", "--num_samples=120", "--n_hidden=3", "--num_epochs=1"]
+    return [*sizes, "--no-train_visualization", f"--out_dir={tmp_path}", *more]
+
+
+def test_a_training_shows_next_steps_of_new_neurons_and_a_free_run(tmp_path):
+    torch.manual_seed(0)
+    args = task.parse_flags(small_run(tmp_path))
+    args.device = "cpu"
+    model = task.make_network(args)
+    train_set = DrivenNeurons(4, 120, duration=120 * task.DT, seed=0)
+    valid_set = DrivenNeurons(3, 80, duration=80 * task.DT, seed=1)
+    training = task.train_model(model, train_set, valid_set, args)
+    (report,) = training.history
+    predicted = model.predict(valid_set.data_x)
+    expected = distance(predicted, valid_set.data_y).item()
+    assert report["view_loss"] == pytest.approx(expected)
+    I = valid_set.data_x[:, :1, 1].double().numpy()
+    np.testing.assert_array_equal(report["trace"], task.network(model)(I)[:-1, 0])
+
+
+# ---- the script ----
+
+
+@pytest.mark.parametrize("currents", ["constant", "jumps"])
+def test_each_is_asked_by_its_own_name(currents, monkeypatch, tmp_path):
+    I = np.linspace(0, 1, 60)[:, None]
+    asked = []
+
+    def ask(respond):
+        asked.append(respond(I))
+        return len(asked) - 1
+
+    def compare(answer, true):
+        assert true == 0  # the neuron's, which is asked first
+        return dict.fromkeys(task.ROWS, float(answer))
+
+    monkeypatch.setattr(task, "ask", ask)
+    monkeypatch.setattr(task, "compare", compare)
+    flags = small_run(tmp_path, f"--currents={currents}", "--seed=1")
+    metrics = task.main(flags)
+    answers = {who: asked[int(metrics[f"{who}_rebound"])] for who in task.LABELS}
+    assert len(answers) == len(asked)
+
+    new = load_checkpoint(tmp_path / "gru_driven_neuron.pth")
+    assert new.info == {"task": "driven neuron", "currents": currents, "dt": task.DT}
+    networks = {
+        name: load_checkpoint(task.SHIPPED / f"driven_{name}.pth")
+        for name in ("jumps", "constant")
+    }
+    networks[currents] = new
+    for name, network in networks.items():
+        expected = task.network(network)(I)
+        np.testing.assert_allclose(answers[name], expected, atol=1e-6)
+    np.testing.assert_array_equal(answers["neuron"], task.neuron(I))
+    np.testing.assert_array_equal(answers["neuron_off"], task.neuron(I + 0.01))
+    untrained = answers["untrained"]
+    assert abs(untrained - answers[currents])[task.WARM_UP :].max() > 1e-3

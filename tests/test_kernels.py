@@ -1,20 +1,37 @@
-"""The kernels against the plain loop under autograd: on a GPU, or without one in Triton's interpreter."""
+"""The kernels against the plain loop under autograd: on a GPU, or interpreted.
+
+Without a GPU Triton's interpreter does, in NumPy, what the GPU would do.
+"""
 
 import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-import models
+from backstage import fast
+from backstage.recurrence import Recurrence
 from models import GRU
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("Triton is not installed", allow_module_level=True)
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-if DEVICE.type == "cpu":  # to be said before Triton is imported, and the first optimizer of any test imports it
-    with pytest.MonkeyPatch.context() as patch:
+with pytest.MonkeyPatch.context() as patch:
+    # to be said before Triton is imported, which the first optimizer of any test does
+    if DEVICE.type == "cpu":
         patch.setenv("TRITON_INTERPRET", "1")
-        import triton  # noqa: F401
+    import triton
+    import triton.language as tl
+
+    from backstage.kernels import KernelRecurrence, tanh
+
+    @triton.jit
+    def tanh_kernel(A_pointer, result_pointer, LENGTH: tl.constexpr):
+        place = tl.arange(0, LENGTH)
+        tl.store(result_pointer + place, tanh(tl.load(A_pointer + place)))
 
 
 @pytest.fixture
@@ -22,6 +39,14 @@ def interpreter(monkeypatch):
     """Let a CPU take the kernels; in all other tests it takes the loop in PyTorch."""
     if DEVICE.type == "cpu":
         monkeypatch.setenv("TRITON_INTERPRET", "1")
+
+
+def results_and_gradients(loop, model, inputs, H, future):
+    """Run a loop; return all that it computes, and the gradients of a loss of it."""
+    states, readouts = loop(inputs, H, future)
+    loss = states.square().sum() + states[::2].mean() + readouts.square().sum()
+    sources = [inputs, H, *model.parameters()]
+    return [states, readouts, *torch.autograd.grad(loss, sources)]
 
 
 @pytest.mark.parametrize(
@@ -36,35 +61,144 @@ def interpreter(monkeypatch):
         (15, 4, 15, 2, 2, 2, True),
     ],
 )
-def test_kernels_match_forward_by_steps(num_inputs, num_hiddens, num_outputs, B, T, future, residual, interpreter):
+def test_kernels_match_forward_by_steps(
+    num_inputs, num_hiddens, num_outputs, B, T, future, residual, interpreter
+):
     torch.manual_seed(0)
-    model = GRU(num_inputs, num_hiddens, num_outputs, residual=residual).to(DEVICE, torch.float64)
-    inputs = torch.randn(B, T, num_inputs).to(model.fc.weight).transpose(0, 1).requires_grad_()  # not contiguous
-    H = torch.randn(num_hiddens).to(model.fc.weight).expand(B, -1).requires_grad_()
-    results = []
-    for run in (model, model.forward_by_steps):
-        states, readouts = run(inputs, H, future)
-        loss = states.square().sum() + states[::2].mean() + readouts.square().sum()
-        results.append([states, readouts, *torch.autograd.grad(loss, [inputs, H, *model.parameters()])])
-    for result, expected in zip(*results):
-        torch.testing.assert_close(result, expected, rtol=1e-12, atol=1e-12)
+    model = GRU(num_inputs, num_hiddens, num_outputs, residual=residual)
+    model.to(DEVICE, torch.float64)
+    inputs = torch.randn(B, T, num_inputs).to(model.fc.weight)
+    inputs = inputs.transpose(0, 1).requires_grad_()  # not contiguous
+    H = torch.randn(num_hiddens).to(model.fc.weight)
+    H = H.expand(B, -1).requires_grad_()  # one row in memory, if B > 1
+    assert fast.loop_for(model, inputs, H) is KernelRecurrence
+    results = results_and_gradients(model.forward_fast, model, inputs, H, future)
+    expected = results_and_gradients(model.forward_by_steps, model, inputs, H, future)
+    torch.testing.assert_close(results, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [1, 0.1, 1e-2, 1e-4])
+def test_gradients_are_right_to_rounding_for_weights_of_any_size(
+    scale, dtype, interpreter
+):
+    torch.manual_seed(0)
+    model = GRU(2, 33, 2, residual=True).to(DEVICE)
+    inputs = scale * torch.randn(3, 2, 2, device=DEVICE)
+    H = scale * torch.randn(2, 33, device=DEVICE)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight *= scale
+
+    def run(loop, dtype):
+        model.to(dtype)
+        start = [inputs.to(dtype).requires_grad_(), H.to(dtype).requires_grad_()]
+        states, readouts = loop(*start, 2)
+        loss = states.sum() + readouts.sum()
+        return torch.autograd.grad(loss, [*start, *model.parameters()])
+
+    gradients = run(model.forward_fast, dtype)
+    expected = run(model.forward_by_steps, torch.float64)
+    for gradient, true in zip(gradients, expected):
+        error = (gradient - true).norm() / true.norm()
+        assert error < 30 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_tanh_is_right_to_rounding_for_numbers_of_any_size(dtype):
+    A = torch.logspace(-30, 1.5, 1024, dtype=torch.float64)
+    A = torch.cat([A, -A, torch.linspace(-1, 1, 2048, dtype=torch.float64)])
+    A = A.to(DEVICE, dtype)
+    result = torch.empty_like(A)
+    tanh_kernel[(1,)](A, result, len(A))
+    expected = A.double().tanh()
+    error = (result.double() - expected).abs() / expected.abs()
+    assert error.max() < 16 * torch.finfo(dtype).eps
+
+
+def test_results_do_not_depend_on_whose_gradient_is_asked_for(interpreter):
+    torch.manual_seed(0)
+    model = GRU(2, 5, 2, residual=True).to(DEVICE)
+    inputs = torch.randn(3, 2, 2, device=DEVICE)
+    for future in (0, 2):
+        states, _ = model.forward_fast(inputs, future=future)
+        gradients = torch.autograd.grad(states.sum(), [model.W_xz, model.W_hh])
+        of_inputs = inputs.clone().requires_grad_()
+        same, _ = model.forward_fast(of_inputs, future=future)
+        expected = torch.autograd.grad(same.sum(), [model.W_xz, model.W_hh, of_inputs])
+        torch.testing.assert_close(gradients, expected[:2], rtol=0, atol=0)
+        with torch.no_grad():
+            predicted, _ = model.forward_fast(inputs, future=future)
+        torch.testing.assert_close([predicted, same], [states, states], rtol=0, atol=0)
+
+
+def test_second_derivatives_are_refused(interpreter):
+    model = GRU(1, 2, 1).to(DEVICE)
+    inputs = torch.zeros(2, 1, 1, device=DEVICE, requires_grad=True)
+    states, _ = model.forward_fast(inputs)
+    with pytest.raises(RuntimeError, match="first derivative only"):
+        torch.autograd.grad(states.sum(), inputs, create_graph=True)
 
 
 @pytest.mark.parametrize(
-    ("num_inputs", "num_hiddens", "dtype", "module"),
+    ("num_inputs", "num_hiddens", "dtype", "loop"),
     [
-        (15, 128, torch.float32, "kernels"),
-        (16, 128, torch.float32, "models"),
-        (15, 129, torch.float32, "models"),
-        (1, 8, torch.bfloat16, "models"),
+        (15, 128, torch.float32, KernelRecurrence),
+        (16, 128, torch.float32, Recurrence),
+        (15, 129, torch.float32, Recurrence),
+        (1, 8, torch.bfloat16, Recurrence),
     ],
 )
-def test_kernels_take_up_to_15_inputs_and_128_units(num_inputs, num_hiddens, dtype, module, interpreter):
+def test_kernels_take_up_to_15_inputs_and_128_units(
+    num_inputs, num_hiddens, dtype, loop, interpreter
+):
     model = GRU(num_inputs, num_hiddens, 1).to(DEVICE, dtype)
-    states, _ = model(torch.zeros(1, 1, num_inputs, dtype=dtype, device=DEVICE))
-    assert type(states.grad_fn)._forward_cls.__module__ == module
+    inputs = torch.zeros(1, 1, num_inputs, dtype=dtype, device=DEVICE)
+    states, _ = model.forward_fast(inputs)
+    assert type(states.grad_fn)._forward_cls is loop
 
 
-def test_cpu_takes_the_loop_in_pytorch():
-    states, _ = GRU(1, 8, 1)(torch.zeros(1, 1, 1))
-    assert type(states.grad_fn)._forward_cls is models.Recurrence
+@pytest.mark.parametrize(
+    ("value", "runs"), [(None, False), ("0", False), ("", False), ("1", True)]
+)
+def test_cpu_takes_kernels_only_if_the_interpreter_is_asked_for(
+    value, runs, monkeypatch
+):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    if value is not None:
+        monkeypatch.setenv("TRITON_INTERPRET", value)
+    assert fast.kernel_runs_on(torch.device("cpu")) is runs
+
+
+COMPILE = """
+from triton import compile
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from backstage import kernels
+
+CONSTANTS = {"RESIDUAL": True, "FUTURE": True, "UNITS": 32, "INPUTS": 2}
+for kernel in (kernels.forward_kernel, kernels.backward_kernel):
+    signature = {}
+    for name in kernel.arg_names:
+        if name in CONSTANTS:
+            signature[name] = "constexpr"
+        elif name in kernels.Sizes._fields:
+            signature[name] = "i32"
+        else:
+            signature[name] = "*fp32"
+    source = ASTSource(kernel, signature, CONSTANTS)
+    options = {"num_warps": kernels.NUM_WARPS[32], "enable_fp_fusion": True}
+    compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+"""
+
+
+@pytest.mark.skipif(DEVICE.type == "cuda", reason="all other tests compile them")
+def test_kernels_compile_for_a_gpu(tmp_path):
+    """The interpreter takes more than the compiler, which needs no GPU."""
+    environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path)}
+    environment.pop("TRITON_INTERPRET", None)
+    root = Path(__file__).parents[1]
+    subprocess.run(
+        [sys.executable, "-c", COMPILE], env=environment, cwd=root, check=True
+    )

@@ -1,0 +1,208 @@
+"""What a training needs around its loop: progress, the best weights, Ctrl-C, its file.
+
+The loop over epochs stands in each script, and works in a notebook alike:
+
+    training = Training(model, num_epochs, path, best_by="view_loss")
+    for epoch in training:
+        loss = train_epoch(...)
+        training.report(loss=loss, view_loss=...)
+    history = training.finish()
+"""
+
+import copy
+import math
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from backstage.checkpoints import save_checkpoint
+from backstage.plumbing import ShellError
+
+
+class Training:
+    """A training of num_epochs epochs, whose best weights go to the file `path`.
+
+    best_by: the entry of the reports whose smallest value marks the best epoch; until a
+        report has it, the latest epoch is the best.
+    loss_limit: a loss beyond this has diverged, as has one that is not a number. By
+        default only the latter: a loss of your own may have any unit.
+    window: called with the history after every epoch, to draw it.
+    info: what the file says beside the weights.
+
+    A Ctrl-C ends the loop after the epoch (`interrupted` is True then), a second one
+    the run. Of a run that is killed `*_partial.pth` is left, its best network so far.
+    """
+
+    def __init__(
+        self,
+        model,
+        num_epochs,
+        path,
+        best_by="loss",
+        loss_limit=math.inf,
+        window=None,
+        info=None,
+    ):
+        self.model = model
+        self.num_epochs = num_epochs
+        self.path = Path(path)
+        self.best_by = best_by
+        self.loss_limit = loss_limit
+        self.window = window
+        self.info = {} if info is None else info
+        self.history = []  # the reports, each with the seconds since the beginning
+        self.interrupted = False
+        self.lowest = math.inf
+        self.best_weights = None
+
+    def __iter__(self):
+        """Yield the epochs, 1 to num_epochs; each is expected to report."""
+        self.begin = time.perf_counter()
+        # bar in a terminal, lines elsewhere
+        self.bar = tqdm(
+            total=self.num_epochs, unit="epoch", file=sys.stdout, disable=None
+        )
+        with CtrlC(self._interrupt), self.bar:
+            for epoch in range(1, self.num_epochs + 1):
+                yield epoch
+                if self.interrupted:
+                    break
+
+    def _interrupt(self):
+        self.interrupted = True
+        print("\nstopping after this epoch; once more ends at once", file=sys.stderr)
+
+    def report(self, **values):
+        """Say how an epoch went: numbers and strings are shown, all else is kept.
+
+        Raises ShellError if the training has diverged; the file of an older network
+        stays as it was.
+        """
+        epoch = len(self.history) + 1
+        for name, value in values.items():
+            is_loss = isinstance(value, float) and "loss" in name
+            if is_loss and not abs(value) < self.loss_limit:  # or not a number
+                raise ShellError(
+                    1,
+                    f"training diverged in epoch {epoch}, {name} = {value:.3g}: "
+                    "try a smaller learning rate",
+                )
+        values["seconds"] = time.perf_counter() - self.begin
+        self.history.append(values)
+        score = values.get(self.best_by, math.inf)
+        if score <= self.lowest:
+            self.lowest = score
+            self.best_weights = copy.deepcopy(self.model.state_dict())
+            save_checkpoint(self.partial_path, self.model, **self.info)
+        self._show(epoch, values)
+        if self.window is not None:
+            self.window(self.history)
+
+    def _show(self, epoch, values):
+        """Advance the bar, or print a line if there is no terminal."""
+        shown = {
+            name: value
+            for name, value in values.items()
+            if isinstance(value, float | str) and name != "seconds"
+        }
+        self.bar.set_postfix(shown)
+        self.bar.update()
+        if self.bar.disable:
+            print(f"epoch {epoch:3d}  {self.bar.postfix}", flush=True)
+
+    def finish(self):
+        """Give the model its best weights, write its file, and return the history."""
+        self.model.load_state_dict(self.best_weights)
+        save_checkpoint(self.path, self.model, **self.info)
+        self.partial_path.unlink(missing_ok=True)
+        print(f"wrote {self.path}")
+        return self.history
+
+    @property
+    def partial_path(self):
+        return self.path.with_name(f"{self.path.stem}_partial.pth")
+
+
+class CtrlC:
+    """While it is entered, a first Ctrl-C calls `respond`; a second one ends the run.
+
+    Only the main thread of Python may take signals: in another one nothing changes.
+    """
+
+    def __init__(self, respond):
+        self.respond = respond
+        self.before = None
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            self.before = signal.signal(signal.SIGINT, self._first)
+
+    def _first(self, *_):
+        self._give_back()
+        self.respond()
+
+    def _give_back(self):
+        if self.before is not None:
+            signal.signal(signal.SIGINT, self.before)
+            self.before = None
+
+    def __exit__(self, *_):
+        self._give_back()
+
+
+def gradient_step(loss, optimizer, max_grad_norm):
+    """Make one update: the slopes of the loss, shortened to max_grad_norm, a step."""
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(weights, max_grad_norm)
+    optimizer.step()
+
+
+def distance(predicted, true):
+    """Root of the mean squared error of each trace of (T, N, 1); its mean over traces.
+
+    The noisier a trace, the less can be known of it. Squared, its error would drown
+    what the clean ones have to teach.
+    """
+    squared = (predicted - true).square().mean((0, 2))
+    return (squared + 1e-10).sqrt().mean()  # the slope of √ is infinite at 0
+
+
+@torch.no_grad()
+def fit_readout(model, x, y, skip, ridge=1e-8):
+    """Fit the readout alone, by least squares: an echo state network.
+
+    x, y: inputs (T, N, num_inputs) and targets (T, N, num_outputs), as in a dataset;
+    the first `skip` steps do not count. ridge: a small number on the diagonal of the
+    normal equations, which makes them solvable.
+    Raises ValueError if no step is left, or a number is not finite.
+    """
+    if not 0 <= skip < len(x):
+        raise ValueError(f"skip = {skip}: expected fewer than the {len(x)} steps of x")
+    size = model.num_hiddens + 1
+    gram = ridge * torch.eye(size, dtype=torch.float64, device=model.device)
+    moment = 0
+    for x_part, y_part in zip(x.split(32, dim=1), y.split(32, dim=1)):
+        inputs = x_part.to(model.fc.weight)
+        target = y_part.to(model.fc.weight)
+        states, _ = model(inputs)
+        # a column of ones for the bias
+        features = nn.functional.pad(states.relu(), (0, 1), value=1.0)
+        if model.residual:
+            target = target - inputs[..., : model.num_outputs]
+        features = features[skip:].flatten(0, 1).double()
+        target = target[skip:].flatten(0, 1).double()
+        gram = gram + features.t() @ features
+        moment = moment + features.t() @ target
+    if not (gram.isfinite().all() and moment.isfinite().all()):
+        raise ValueError("x or y holds numbers that are not finite")
+    solution = torch.linalg.solve(gram, moment).t()
+    model.fc.weight.copy_(solution[:, :-1])
+    model.fc.bias.copy_(solution[:, -1])

@@ -1,0 +1,201 @@
+"""Where a neuron and three networks could rest, and how fast they forget a kick.
+
+    python extras/rest_points.py
+
+A network that is fed with its own prediction is a map from a state s = (V, H), its next
+input and what it remembers, to the next s. Two questions can be put to any such map:
+
+- Where does it rest? A *rest point* is an s that one step does not move. Beside it
+  every step multiplies a small deviation by the Jacobian. The eigenvalues of that
+  matrix, the *multipliers*, say what becomes of it: above 1 in size it grows, below 1
+  it dies out.
+- On its cycle, where nothing rests: how fast does a small kick grow or die out? The
+  rates are the *Lyapunov exponents*. On a cycle the largest is 0, that of a kick along
+  the cycle.
+
+It takes a minute or two. docs/inside.md says what follows from the figures.
+Source of the exponents: Benettin et al. (1980), https://doi.org/10.1007/BF02128237
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+from torch.func import jacrev, vmap
+
+from backstage.checkpoints import load_checkpoint
+from datasets import simulate
+from gru_driven_neuron import DT, SHIPPED
+
+NETWORKS = {  # file: what it is
+    "autoregressiveGRU.pth": "the shipped generator",
+    "driven_jumps.pth": "trained under jumps",
+    "driven_constant.pth": "trained under constant currents",
+}
+
+# the neuron at the current of all tasks
+I = 0.5
+A = 0.7
+B = 0.8
+EPS = 1 / 50
+
+# the search for rest points
+NUM_STARTS = 100
+HIGHEST = 2.0  # the neuron's voltages lie between this and its negative
+HELD = 400  # samples for which a network is shown one voltage, before the search
+NUM_NEWTON = 100  # steps of Newton's method
+LONGEST_NEWTON = 0.5  # a longer step would leave the region in which it is right
+AT_REST = 1e-12  # what moves less than this does not move
+
+# the exponents
+NUM_EXPONENTS = 3
+SETTLING = 200  # samples until it is on its cycle
+NUM_SAMPLES = 1250  # eight periods
+
+
+def neuron_rest_point():
+    """The voltage at which the neuron could rest: its two nullclines cross there.
+
+    W = (V + a) / b in dV/dt = V - V³/3 - W + I = 0 leaves a cubic in V.
+    """
+    roots = np.roots([-1 / 3, 0, 1 - 1 / B, I - A / B])
+    real = roots[abs(roots.imag) < 1e-9].real
+    return real[0]
+
+
+def neuron_multipliers(V):
+    """What a sample, DT, multiplies small deviations from the rest point V by."""
+    jacobian = [[1 - V**2, -1], [EPS, -EPS * B]]
+    multipliers = np.exp(DT * np.linalg.eigvals(jacobian))
+    return torch.tensor(multipliers)
+
+
+def neuron_exponents():
+    """The exponents on the limit cycle: 0, and one that follows from the divergence.
+
+    The sum of both is the mean, along the cycle, of the trace of the Jacobian.
+    """
+    t = DT * np.arange(SETTLING + NUM_SAMPLES)
+    V, _ = simulate(0.0, 0.0, t, I, A, B, EPS)
+    V_on_cycle = V[SETTLING:, 0]
+    return torch.tensor([0.0, np.mean(1 - V_on_cycle**2 - EPS * B)])
+
+
+def close_loop(model):
+    """Make of a network a map from s = (V, H), (1 + n,), to the next s.
+
+    If it was trained to be told a current, it is told I.
+    """
+
+    def step(s):
+        X = s[:1]
+        if model.num_inputs == 2:
+            X = torch.cat([X, torch.full_like(X, I)])
+        H, V = model.single_step(X[None], s[None, 1:])
+        return torch.cat([V[0], H[0]])
+
+    return step
+
+
+@torch.no_grad()
+def held_states(model, num_starts):
+    """States (num_starts, 1 + n) of a network that was held at one voltage for long.
+
+    The voltages are spread evenly over the neuron's range.
+    """
+    voltages = torch.linspace(-HIGHEST, HIGHEST, num_starts, dtype=torch.float64)
+    columns = [voltages, torch.full_like(voltages, I)]
+    X = torch.stack(columns[: model.num_inputs], dim=-1)  # (num_starts, num_inputs)
+    states, readouts = model(X.expand(HELD, *X.shape))
+    return torch.cat([readouts[-1], states[-1]], dim=-1)
+
+
+def find_rest_points(step, starts, num_newton=NUM_NEWTON):
+    """Find rest points of a map by Newton's method, from each of `starts` (N, size).
+
+    Returns those within the neuron's range, each once, by their V. There may be more:
+    the method finds what is near its starts.
+    """
+    s = starts
+    identity = torch.eye(s.shape[1], dtype=s.dtype)
+    for _ in range(num_newton):
+        # step(s + ds) = s + ds, where step(s + ds) is about step(s) + jacobian ds
+        jacobians = vmap(jacrev(step))(s)
+        moved = vmap(step)(s) - s
+        # by least squares: a matrix may be singular
+        solved = torch.linalg.lstsq(jacobians - identity, -moved[..., None])
+        ds = solved.solution[..., 0]
+        length = ds.norm(dim=1, keepdim=True)
+        s = s + ds * (LONGEST_NEWTON / length).clamp(max=1.0)
+    found = {}
+    for point in s:
+        at_rest = (step(point) - point).norm() < AT_REST
+        if at_rest and abs(point[0]) < HIGHEST:
+            V = round(point[0].item(), 3)  # the same point from many starts
+            found[V] = point
+    return [found[V] for V in sorted(found)]
+
+
+def multipliers_at(step, point):
+    """The eigenvalues of the Jacobian at a rest point, the largest first."""
+    multipliers = torch.linalg.eigvals(jacrev(step)(point))
+    largest_first = multipliers.abs().argsort(descending=True)
+    return multipliers[largest_first]
+
+
+def lyapunov_exponents(
+    step, s, num_exponents=NUM_EXPONENTS, settling=SETTLING, num_samples=NUM_SAMPLES
+):
+    """The rates, per time unit, at which small kicks to a map grow: the largest first.
+
+    s: where to begin, (size,). The kicks are the columns of Q. At each step they are
+    made orthogonal again, or all of them would turn into the one that grows fastest.
+    """
+    Q = torch.eye(len(s), num_exponents, dtype=s.dtype)
+    growth = torch.zeros(num_exponents, dtype=s.dtype)
+    for t in range(settling + num_samples):
+        Q, R = torch.linalg.qr(jacrev(step)(s) @ Q)
+        s = step(s)
+        if t >= settling:
+            growth += R.diagonal().abs().log()
+    return (growth / (num_samples * DT)).sort(descending=True).values
+
+
+def print_result(label, rest_points, exponents):
+    """rest_points: V -> multipliers."""
+    print(f"\n{label}")
+    for V, multipliers in rest_points.items():
+        numbers = ", ".join(as_text(number) for number in multipliers[:3])
+        print(f"  rest point at V = {V:.3f}, multipliers {numbers}")
+    numbers = ", ".join(f"{exponent:z.3f}" for exponent in exponents)  # z: no -0.000
+    print(f"  exponents {numbers}", flush=True)
+
+
+def as_text(number):
+    """A multiplier with three decimals; most are real."""
+    number = complex(number)
+    if number.imag == 0:
+        return f"{number.real:.3f}"
+    return f"{number:.3f}"
+
+
+def main(num_starts=NUM_STARTS, num_newton=NUM_NEWTON, num_samples=NUM_SAMPLES):
+    torch.set_num_threads(1)  # products this small lose more to a second thread
+    V = neuron_rest_point()
+    print_result("the neuron", {V: neuron_multipliers(V)}, neuron_exponents())
+    for file, label in NETWORKS.items():
+        model = load_checkpoint(SHIPPED / file).double().requires_grad_(False)
+        step = close_loop(model)
+        starts = held_states(model, num_starts)
+        rest_points = {}
+        for point in find_rest_points(step, starts, num_newton):
+            rest_points[point[0].item()] = multipliers_at(step, point)
+        exponents = lyapunov_exponents(step, starts[0], num_samples=num_samples)
+        print_result(label, rest_points, exponents)
+
+
+if __name__ == "__main__":
+    main()
