@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from scipy.integrate import solve_ivp
 from torch.utils.data import Dataset
 
@@ -219,7 +220,7 @@ class Traces(Dataset):
                 )
             inputs.append(I[:-1])
         self.data_x = torch.cat(inputs, dim=-1)
-        self.data_y = V[1:].clone()  # whoever writes into one must not change the other
+        self.data_y = V[1:]
         self.dt = dt
 
     def __len__(self):
@@ -422,11 +423,11 @@ class FitzhughNagumoClassification(Dataset):
         """Draw new windows and noise from the same neurons: an endless training set."""
         windows = []
         for V in self.traces:
-            num_samples, N = V.shape
-            first = self.rng.integers(0, num_samples - self.T + 1, N)
-            rows = first + np.arange(self.T)[:, None]  # (T, N)
-            windows.append(np.take_along_axis(V, rows, axis=0))
-        V = np.hstack(windows)
+            every_window = sliding_window_view(V, self.T, axis=0)  # (starts, N, T)
+            num_starts, N, _ = every_window.shape
+            start = self.rng.integers(0, num_starts, N)
+            windows.append(every_window[start, np.arange(N)].T)
+        V = np.hstack(windows)  # (T, 2N)
         noise = self.noise_std * self.rng.standard_normal(V.shape)
         self.data = _to_tensor(V + noise)
 

@@ -20,6 +20,7 @@ from numpy.polynomial.polynomial import polyval2d, polyvander2d
 from sklearn.linear_model import LinearRegression
 
 import gru_autoregression_training
+from backstage import fast
 from backstage.checkpoints import load_checkpoint
 from backstage.pictures import (
     draw_gates,
@@ -198,7 +199,7 @@ def draw_insides(out_dir, network, dataset, warm_up):
     V_and_W = np.stack([V, recovery.predict(shown)])
     path = out_dir / "phase_portrait.png"
     save_figure(path, draw_phase_portrait, true, V_and_W, shown)
-    if type(network) is GRU:
+    if fast.may_run(network, textbook=GRU):  # else `gates` is not what it computes
         Z, R = gates(network, generated[:, -1], torch.tensor(shown))
         save_figure(out_dir / "gates.png", draw_gates, V[1:], Z, R, dataset.dt)
 
@@ -279,7 +280,9 @@ def main(argv=None):
     fit_set = make_neurons(args, NUM_FIT, FIT_SAMPLES, offset=0)
     num_samples = args.warm_up + round(args.test_duration / args.dt)
     test_set = make_neurons(args, args.num_test, num_samples, offset=2)
-    num_untrained = args.untrained or trained.num_hiddens
+    num_untrained = args.untrained
+    if num_untrained is None:
+        num_untrained = trained.num_hiddens
     untrained = fit_untrained(type(trained), num_untrained, fit_set, args.seed)
 
     generators = {

@@ -64,7 +64,9 @@ flag("--num_epochs_one_step", type=count_from_0, default=20, help="passes")
 flag("--window", type=count, default=128, help="steps back: truncated BPTT")
 flag("--init_lr", type=positive, default=1e-2, help="Adam's; decays to 0 as a cosine")
 # stage 2: running freely
-flag("--num_epochs", type=count_from_0, default=60, help="epochs of so many updates:")
+flag(
+    "--num_epochs", type=count_from_0, default=60, help="epochs of --updates_per_epoch"
+)
 flag("--updates_per_epoch", type=count, default=25, help="gradient steps per epoch")
 flag("--warm_up", type=count, default=50, help="samples seen before a free run")
 flag("--first_horizon", type=count, default=100, help="free steps at the beginning")
@@ -169,7 +171,8 @@ def next_step_epoch(
     x = dataset.data_x.to(model.device)  # (T, N, 1)
     y = dataset.data_y.to(model.device)
     losses = []
-    for batch in torch.randperm(len(dataset), device=model.device).split(batch_size):
+    order = torch.randperm(len(dataset), device=model.device)
+    for batch in order.split(batch_size):
         H = None  # a trace begins
         x_windows = add_noise(x[:, batch], input_noise).split(window)
         y_windows = y[:, batch].split(window)
@@ -288,7 +291,7 @@ def main(argv=None):
         save_figure(path, draw_losses, training.history)
     last = training.history[-1]
     metrics = {
-        "best_period_error": training.lowest,
+        "best_period_error": training.best_score,
         "view_loss": last["view_loss"],
         "train_seconds": last["seconds"],
         "interrupted": training.interrupted,

@@ -66,7 +66,7 @@ flag(
 # data
 flag("--num_train", type=count, default=2048, help="neurons of each class to train on")
 flag("--num_test", type=count, default=2000, help="new traces of each class")
-flag("--test_factor", type=count, default=1, help="so many times longer when tested")
+flag("--test_factor", type=count, default=1, help="test traces are longer by this")
 flag("--duration", type=positive, default=100.0, help="of a trace, in time units")
 flag("--dt", type=positive, default=0.4, help="time between samples")
 flag("--noise_std", type=not_negative, default=0.2, help="of the noise on V")
@@ -89,12 +89,12 @@ flag(
     "--memory",
     type=positive,
     default=2.0,
-    help="units with an update gate begin with memories of 2 to so many steps",
+    help="units with an update gate begin with memories of 2 steps to this",
 )
 # training
 flag("--num_epochs", type=count, default=24, help="passes, redrawn for each")
 flag("--batch_size", type=count, default=48, help="traces per gradient step")
-flag("--loss_from", type=share, default=0.0, help="share of a trace before it is asked")
+flag("--loss_from", type=share, default=0.0, help="asked after this share of a trace")
 flag("--init_lr", type=positive, default=2e-2, help="Adam's; decays to 0 as a cosine")
 flag(
     "--max_grad_norm", type=positive, default=0.05, help="longer gradients are clipped"
@@ -132,22 +132,23 @@ ORIGINAL = {
     "max_grad_norm": 0.2,
 }
 
-SMALLEST_NOISE = 0.01  # for an ideal observer: without noise no match is exact
+SMALLEST_NOISE = 0.01  # with less, no hypothesis of the ideal observer is near enough
 # the share of a trace that has been seen
 ALONG_THE_WAY = {"at_quarter": 0.25, "at_half": 0.5, "at_three_quarters": 0.75}
 
 
 @torch.no_grad()
 def lengthen_memory(model, longest):
-    """Let the units begin with memories of 2 to `longest` steps, evenly spread.
+    """Let the units begin with memories of 2 to `longest` steps, drawn evenly.
 
     A unit whose gate Z is constant forgets as Zᵗ does, with a time constant of about
     τ = 1 / (1 - Z) steps. Gates begin near 1/2, a memory of two steps: what was seen
     hundreds of steps ago is lost, and its gradient with it. Here Z = σ(b_z) with
-    b_z = log(τ - 1).
+    b_z = log(τ - 1); if `longest` is 2, all b_z are 0.
     Source: Tallec and Ollivier (2018), https://arxiv.org/abs/1804.11188
     """
-    model.b_z.uniform_(1, max(1, longest - 1)).log_()
+    tau_minus_1 = torch.empty_like(model.b_z).uniform_(1, max(1, longest - 1))
+    model.b_z.copy_(tau_minus_1.log())
 
 
 def train_model(model, train_set, view, args):
@@ -204,13 +205,13 @@ def train_epoch(
     order = torch.randperm(len(dataset), device=model.device)
     data = dataset.data.to(model.device)[:, order]  # (T, N, 1)
     labels = dataset.labels.to(model.device)[order]  # (N,)
-    first = min(int(loss_from * len(data)), len(data) - 1)
+    first_asked = min(int(loss_from * len(data)), len(data) - 1)
     losses = []
-    for x, label in zip(data.split(batch_size, dim=1), labels.split(batch_size)):
+    for x, y in zip(data.split(batch_size, dim=1), labels.split(batch_size)):
         _, logits = model(x)  # (T, B, classes)
-        asked = logits[first:]
-        # the same label at every step
-        loss = cross_entropy(asked.flatten(0, 1), label.repeat(len(asked)))
+        asked = logits[first_asked:]
+        same_labels = y.expand(len(asked), -1)  # at every step
+        loss = cross_entropy(asked.flatten(0, 1), same_labels.flatten())
         gradient_step(loss, optimizer, max_grad_norm)
         schedule.step()
         losses.append(loss.detach())
@@ -251,7 +252,7 @@ def fit_baselines(dataset):
     """Fit what a network has to beat: key -> Baseline."""
 
     def raw_trace(data):
-        """As many samples as the neighbours have, of longer traces the first ones."""
+        """The first samples, as many as in training."""
         return data[: dataset.T, :, 0].t().numpy()
 
     num_neighbours = min(15, len(dataset))
@@ -305,8 +306,8 @@ def evaluate_model(beliefs, baselines, test_set, ideal=None):
     for key, baseline in baselines.items():
         accuracy = baseline.accuracy(test_set.data, test_set.labels)
         metrics[f"{key}_accuracy"] = accuracy
-    says = beliefs[-1].argmax(-1)
-    matrix = confusion_matrix(test_set.labels, says, labels=range(len(CLASSES)))
+    predicted = beliefs[-1].argmax(-1)
+    matrix = confusion_matrix(test_set.labels, predicted, labels=range(len(CLASSES)))
     metrics["confusion_matrix"] = matrix.tolist()
     return metrics
 
@@ -315,10 +316,10 @@ def print_table(metrics, baselines, cell, dt):
     titles = ("a quarter", "half", "3 quarters", "all seen")
     heading = f"accuracy on new traces, dt = {dt:g}"
     print(f"\n{heading:34}" + "".join(f"{title:>12}" for title in titles))
-    for key, baseline in baselines.items():  # which answer at the end alone
+    for key, baseline in baselines.items():  # they answer at the end alone
         accuracy = metrics[f"{key}_accuracy"]
         print(f"{baseline.label:34}" + 3 * f"{'–':>12}" + f"{accuracy:12.4f}")
-    print_row(cell.upper() if cell == "gru" else cell, metrics, "")
+    print_row("GRU" if cell == "gru" else cell, metrics, "")
     if "ideal_accuracy" in metrics:
         print_row("ideal observer", metrics, "ideal_")
 
@@ -399,13 +400,13 @@ def main(argv=None):
     test_set = make_dataset(args, args.num_test, offset=1, factor=args.test_factor)
     view = make_dataset(args, 128, offset=2)
     model = CELLS[args.cell](1, args.n_hidden, len(CLASSES)).to(args.device)
-    if hasattr(model, "W_hz"):  # it has an update gate
+    if hasattr(model, "W_hz"):  # an update gate: a leaky network has b_z, but none
         lengthen_memory(model, args.memory)
     training = train_model(model, train_set, view, args)
 
     beliefs = class_probabilities(model, test_set.data)
     ideal = None
-    # all phases are equally likely, and no match is exact
+    # the ideal observer takes all phases for equally likely
     if args.random_phase and args.noise_std >= SMALLEST_NOISE:
         windows = clean_windows(test_set)
         ideal = ideal_beliefs(test_set.data, windows, args.noise_std)

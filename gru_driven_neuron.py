@@ -85,6 +85,7 @@ DT = 400 / 512  # time units between two samples, as in task 2
 REST = -1.1994, -0.6243  # V and W of a neuron at rest, I = 0: experiments begin here
 WARM_UP = 50  # true samples that a network sees before it runs freely
 SKIP = 10  # first samples to which an untrained network's readout is not fitted
+PULSE_BEGIN = WARM_UP + 30  # the sample at which a neuron at rest is poked
 SPIKE_HEIGHT = 1.0  # no voltage at rest is as high
 
 # ---- training ----
@@ -96,7 +97,7 @@ def train_model(model, train_set, valid_set, args):
     view_loss is that of valid_set, without noise; what is shown is a free run.
     """
     window = None
-    I = valid_set.data_x[:, :1, 1].double().numpy()  # (T, 1)
+    I = valid_set.data_x[:, :1, 1].double().numpy()  # of the first neuron, (T, 1)
     if args.train_visualization:
         window = live_window(plot_free_run, Traces(neuron(I), DT))
     training = Training(
@@ -121,7 +122,8 @@ def train_model(model, train_set, valid_set, args):
         )
         schedule.step()
         predicted = model.predict(valid_set.data_x)
-        trace = network(model)(I)[:-1, 0]
+        respond = network(model)
+        trace = respond(I)[:-1, 0]  # drawn with the samples that Traces has as inputs
         training.report(
             stage=args.currents,
             loss=loss,
@@ -137,7 +139,8 @@ def train_epoch(
 ):
     """One pass by truncated backpropagation through time; return the mean loss."""
     losses = []
-    for batch in torch.randperm(len(dataset)).split(batch_size):
+    order = torch.randperm(len(dataset))
+    for batch in order.split(batch_size):
         x = add_noise(dataset.data_x[:, batch], noise_std).to(model.device)
         y = dataset.data_y[:, batch].to(model.device)
         H = None  # a trace begins
@@ -225,23 +228,22 @@ def f_i_curve(respond):
 
 def threshold(respond, width):
     """The weakest pulse, `width` samples long, that makes a neuron at rest spike."""
-    begin = WARM_UP + 30
-    return weakest_pulse(respond, begin, width, sign=1, spike_from=begin)
+    return weakest_pulse(respond, width, sign=1, spike_from=PULSE_BEGIN)
 
 
 def rebound(respond, width=100):
     """The weakest inhibition after whose end a neuron at rest spikes."""
-    begin = WARM_UP + 30
-    return weakest_pulse(respond, begin, width, sign=-1, spike_from=begin + width)
+    return weakest_pulse(respond, width, sign=-1, spike_from=PULSE_BEGIN + width)
 
 
-def weakest_pulse(respond, begin, width, sign, spike_from):
+def weakest_pulse(respond, width, sign, spike_from):
     """The weakest of PULSES after which there is a spike; nan if there is none."""
-    I = np.zeros((begin + width + 150, len(PULSES)))
-    I[begin : begin + width] = sign * PULSES
+    end = PULSE_BEGIN + width
+    I = np.zeros((end + 150, len(PULSES)))
+    I[PULSE_BEGIN:end] = sign * PULSES
     V = respond(I)[spike_from:]
     up = (V > SPIKE_HEIGHT).any(axis=0)
-    down_again = V[-1] < SPIKE_HEIGHT
+    down_again = V[-1] < SPIKE_HEIGHT  # what stays up has not spiked
     spikes = np.flatnonzero(up & down_again)
     if len(spikes) == 0:
         return np.nan
@@ -251,7 +253,7 @@ def weakest_pulse(respond, begin, width, sign, spike_from):
 def phase_response(respond, strength=0.2, width=4):
     """How far a pulse at each of PHASES advances the rhythm at I = 0.5, in periods.
 
-    nan without a rhythm. Phase 0 is a fixed sample; the upstroke is at 0.47.
+    nan without a rhythm. Phase 0 is sample 250; the upstroke is at 0.47.
     """
     begins = 250 + np.round(PHASES * period() / DT).astype(int)
     I = np.full((begins[-1] + 1000, len(PHASES) + 1), 0.5)
@@ -263,11 +265,11 @@ def phase_response(respond, strength=0.2, width=4):
         return np.full(len(PHASES), np.nan)
     own_period = np.diff(undisturbed)[1:].mean()
     advance = np.array([undisturbed[-1] - times[-1] for times in spikes])
-    return nearest_whole(advance / own_period)
+    return wrap_phase(advance / own_period)
 
 
-def nearest_whole(phase):
-    """A difference of phases without whole periods: from -1/2 to 1/2."""
+def wrap_phase(phase):
+    """Take whole periods off a phase: from -1/2 to 1/2."""
     return (phase + 0.5) % 1 - 0.5
 
 
@@ -290,16 +292,17 @@ def white_noise():
     return random_currents(std=0.5, time_constant=1e-9, seed=1)
 
 
-def coincidence(true, V, window=6.0):
+def coincidence(true, V, tolerance=6.0):
     """The share of spikes of V (T, N) and `true` that come at the same time.
 
-    Within `window` time units; 0: none, 1: all. The mean over traces of an F1 score.
+    Within `tolerance` time units; 0: none, 1: all. The mean over traces of an F1 score.
     """
     scores = []
     for true_trace, trace in zip(true[WARM_UP:].T, V[WARM_UP:].T):
         true_times = upward_crossings(true_trace, DT)
         times = upward_crossings(trace, DT)
-        near = abs(true_times[:, None] - times) <= window
+        near = abs(true_times[:, None] - times) <= tolerance
+        # of either trace those that have one near: no spike counts for two
         hits = min(near.any(axis=0).sum(), near.any(axis=1).sum())
         scores.append(2 * hits / max(1, len(true_times) + len(times)))
     return np.mean(scores)
@@ -307,8 +310,8 @@ def coincidence(true, V, window=6.0):
 
 def ask(respond):
     """Do all experiments with a neuron or a network: what it answered, by name."""
-    random, noise = random_currents(), white_noise()
-    V = respond(np.hstack([random, noise]))  # all at once, which is faster
+    random = random_currents()
+    V = respond(np.hstack([random, white_noise()]))  # both at once, which is faster
     return {
         "f_i": f_i_curve(respond),
         "threshold": [threshold(respond, width) for width in WIDTHS],
@@ -320,7 +323,7 @@ def ask(respond):
 
 
 def compare(answer, true):
-    """Score what was answered by what the neuron answered: the metrics of ROWS.
+    """Score an answer against the neuron's own: the metrics of ROWS.
 
     nan if there is nothing to be scored.
     """
@@ -342,14 +345,17 @@ def compare_f_i(frequency, true):
         scores["fires_to"] = float(LEVELS[fires][-1])
     both = fires & (true > 0)
     if both.any():
-        errors = abs(true[both] / frequency[both] - 1)
+        periods = 1 / frequency[both]
+        true_periods = 1 / true[both]
+        errors = abs(periods / true_periods - 1)
         scores["period_error"] = float(np.median(errors))
     return scores
 
 
 def compare_phase_response(advance, true):
-    error = abs(nearest_whole(advance - true))
-    # the response jumps at one phase: a hair decides to which side
+    error = abs(wrap_phase(advance - true))
+    # the largest error is left out: at one phase the response jumps, and a hair decides
+    # to which side
     kept = np.arange(len(error)) != error.argmax()
     correlation = np.corrcoef(advance[kept], true[kept])[0, 1]
     return {
@@ -404,7 +410,7 @@ def draw_pictures(out_dir, history, asked, answers):
     """Write the losses, what all answered, and how they run under a random current."""
     save_figure(out_dir / "driven_losses.png", draw_losses, history)
     poke = np.zeros((WARM_UP + 150, 1))
-    poke[WARM_UP + 30 : WARM_UP + 30 + 5] = 0.25
+    poke[PULSE_BEGIN : PULSE_BEGIN + 5] = 0.25
     shown = Answers(
         dt=DT,
         levels=LEVELS,
@@ -457,7 +463,7 @@ def main(argv=None):
     for name in ("jumps", "constant"):
         path = SHIPPED / f"driven_{name}.pth"
         networks[name] = load_checkpoint(path, args.device)
-    networks[args.currents] = model
+    networks[args.currents] = model  # in place of the shipped one
     networks["untrained"] = untrained
     asked = {"neuron": neuron, "neuron_off": neuron_off_by_a_hundredth}
     for name, trained in networks.items():

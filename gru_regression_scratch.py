@@ -89,10 +89,15 @@ flag(
 flag("--out_dir", type=Path, default="outputs", help="for pictures, model and metrics")
 
 # other defaults of --noise_std 0: errors and gradients are a thousand times smaller
-CLEAN = {"num_epochs": 54, "window": 50, "init_lr": 1e-2, "max_grad_norm": 0.003}
+CLEAN_DEFAULTS = {
+    "num_epochs": 54,
+    "window": 50,
+    "init_lr": 1e-2,
+    "max_grad_norm": 0.003,
+}
 
 SKIP = 9  # first samples, neither trained on nor scored: so soon nobody can know W
-SMALLEST_NOISE = 0.01  # for an ideal observer: without noise no match is exact
+SMALLEST_NOISE = 0.01  # with less, no hypothesis of the ideal observer is near enough
 
 # how a table and a picture call each predictor
 LABELS = {
@@ -118,7 +123,7 @@ def train_model(model, train_set, view, args):
     view: a few neurons that are not trained on. What is predicted from their noisy
     samples is scored without noise: view_loss.
     """
-    updates_per_epoch = count_windows(train_set, args.batch_size, args.window)
+    updates_per_epoch = count_updates(train_set, args.batch_size, args.window)
     optimizer = torch.optim.Adam(model.parameters(), lr=args.init_lr, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
         optimizer, args.num_epochs * updates_per_epoch
@@ -146,13 +151,20 @@ def train_model(model, train_set, view, args):
             window=args.window,
             max_grad_norm=args.max_grad_norm,
         )
-        training.report(loss=loss, **look(model, noisy_view, view))
+        predictions = model.predict(noisy_view.data_x)
+        view_loss = mse_loss(predictions[SKIP:], view.data_y[SKIP:])
+        training.report(
+            loss=loss,
+            view_loss=view_loss,
+            trace=half_on_its_own(model, noisy_view.data_x[:, :1]),
+            samples=noisy_view.data_y[: len(noisy_view.data_y) // 2, 0, 0].numpy(),
+        )
     training.finish()
     return training
 
 
-def count_windows(dataset, batch_size, window):
-    """The number of updates in an epoch: windows of all batches."""
+def count_updates(dataset, batch_size, window):
+    """The number of updates in an epoch: one for each window of each batch."""
     T, N, _ = dataset.data_x.shape
     return math.ceil(N / batch_size) * math.ceil(T / window)
 
@@ -164,7 +176,8 @@ def train_epoch(
     x = dataset.data_x.to(model.device)  # (T, N, 1)
     y = dataset.data_y.to(model.device)
     losses = []
-    for batch in torch.randperm(len(dataset), device=model.device).split(batch_size):
+    order = torch.randperm(len(dataset), device=model.device)
+    for batch in order.split(batch_size):
         H = None  # a trace begins
         skip = SKIP
         x_windows = x[:, batch].split(window)
@@ -181,56 +194,49 @@ def train_epoch(
     return torch.stack(losses).mean().item()
 
 
-def look(model, noisy, true):
-    """How well the network sees through the noise, and what of it is to be drawn.
+def half_on_its_own(model, x):
+    """Predict a trace x (T, 1, 1): from its samples, and from half-way on from itself.
 
-    The first trace is predicted for its first half, and runs freely from there on.
+    Returns the predictions (T,), each for one sample later.
     """
-    predictions = model.predict(noisy.data_x)
-    view_loss = mse_loss(predictions[SKIP:], true.data_y[SKIP:]).item()
-    T = len(true.data_x)
-    half = T // 2
-    trace = model.predict(noisy.data_x[:half, :1], future=T - half)
-    return {
-        "view_loss": view_loss,
-        "trace": trace.flatten().numpy(),
-        "samples": noisy.data_y[:half, 0, 0].numpy(),
-    }
+    half = len(x) // 2
+    return model.predict(x[:half], future=len(x) - half).flatten().numpy()
 
 
 def gradient_through_time(model, dataset, num_steps=300):
     """Measure how far back one prediction's error reaches: ‖dL/dH‖ by steps back.
 
-    A list for 0, 1, ... num_steps - 1 steps: root mean squares over traces, relative
-    to 0 steps. Each trace contributes one prediction, at a time of its own, because the
-    reach depends on how long ago the last spike was.
+    Returns a list for 0, 1, ... num_steps - 1 steps: root mean squares over traces,
+    relative to 0 steps. Each trace contributes one prediction, at a time of its own,
+    because the reach depends on how long ago the last spike was.
     """
     x = dataset.data_x.to(model.device)  # (T, N, 1)
     y = dataset.data_y.to(model.device)
     T, N, _ = x.shape
     num_steps = min(num_steps, T - 1)
-    each = torch.arange(N)
     first = torch.linspace(1, T - num_steps, N).long()  # where a trace's steps begin
+    each = torch.arange(N)
     with torch.no_grad():
         all_states, _ = model(x)
     H = all_states[first - 1, each]  # of each trace, just before its own first step
     states = []
     for t in range(num_steps):
-        one_step, _ = model(x[None, first + t, each], H)
-        H = one_step[0]
+        H, prediction = model.single_step(x[first + t, each], H)
         states.append(H)
     last = first + num_steps - 1
-    prediction = model.readout(H, x[last, each])
+    # a sum: each trace's gradient is that of its own error alone
     loss = mse_loss(prediction, y[last, each], reduction="sum")
     gradients = torch.stack(torch.autograd.grad(loss, states))  # (num_steps, N, n)
-    sizes = gradients.double().square().sum(-1).mean(-1).sqrt().flip(0)
-    return (sizes / sizes[0].clamp(min=1e-300)).tolist()
+    squares = gradients.double().square().sum(dim=-1)
+    sizes = squares.mean(dim=-1).sqrt().flip(0)  # the last step first
+    at_0_steps = sizes[0].clamp(min=1e-300)  # 0 if no unit that is read out is above 0
+    return (sizes / at_0_steps).tolist()
 
 
 def lags(V, num):
     """The last `num` samples at every step of V (T, N), oldest first: (T, N, num).
 
-    Before the first sample it is repeated.
+    In place of samples before the first one, the first one is repeated.
     """
     padded = np.pad(V, ((num - 1, 0), (0, 0)), "edge")
     return np.lib.stride_tricks.sliding_window_view(padded, num, axis=0)
@@ -242,8 +248,9 @@ def twenty_lags(V):
 
 def voltage_and_change(V):
     """V and its last change ΔV at every step: (T, N) to (T, N, 2)."""
-    before, now = np.moveaxis(lags(V, 2), -1, 0)
-    return np.stack([now, now - before], axis=-1)
+    pairs = lags(V, 2)
+    now = pairs[..., 1]
+    return np.stack([now, now - pairs[..., 0]], axis=-1)
 
 
 def two_means(V):
@@ -302,7 +309,10 @@ def predict_all(networks, baselines, x):
 
 
 def scored_parts(T):
-    """The steps that are scored, of T: all of them, early ones, the last half."""
+    """The steps of T that are scored, never the first SKIP: part of a metric -> slice.
+
+    All of them; the second tenth, when little has been seen; the last half.
+    """
     early = max(SKIP, T // 10)
     return {
         "mse": slice(SKIP, T),
@@ -343,21 +353,20 @@ def print_table(metrics, keys, cell, num_samples):
         print(f"{label(key, cell):36}{early_mse:20.2e}{late_mse:13.2e}")
 
 
-def draw_pictures(out_dir, history, view, window, reach):
-    """Write the neuron, the training with its losses, and how far a memory reaches."""
+def draw_pictures(out_dir, history, view):
+    """Write the neuron, and the training with its losses."""
     epochs = np.unique(np.linspace(1, len(history), 20, dtype=int))
     frames = [history[:epoch] for epoch in epochs]
     save_figure(out_dir / "neuron.png", draw_neuron, view)
     save_gif(out_dir / "fitzhugh_nagumo_regression.gif", frames, plot_filtering, view)
     save_figure(out_dir / "regression_losses.png", draw_losses, history)
-    save_figure(out_dir / "regression_reach.png", draw_reach, *reach, window)
 
 
 def draw_errors(out_dir, predictions, true, cell, noise_std):
     """Write what a memory is worth: errors against samples seen."""
     errors = {}
     for key, prediction in predictions.items():
-        if key not in ("linear", "quintic"):  # which see only a few samples
+        if key not in ("linear", "quintic"):  # two curves less: they stand in the table
             errors[key] = np.square(prediction - true).mean(axis=1)
     labels = {key: label(key, cell) for key in errors}
     path = out_dir / "regression_memory.png"
@@ -368,7 +377,7 @@ def parse_flags(argv):
     args = parser.parse_args(argv)
     if args.noise_std == 0:
         # again: what is in the namespace already takes the place of a default
-        args = parser.parse_args(argv, Namespace(**CLEAN))
+        args = parser.parse_args(argv, Namespace(**CLEAN_DEFAULTS))
     if min(args.window, args.num_samples) <= SKIP:
         parser.error(
             f"--window, --num_samples: expected more than the {SKIP} samples that "
@@ -399,14 +408,14 @@ def main(argv=None):
     view = make_neurons(args, 8, offset=1)
     test_set = make_neurons(args, args.num_test, offset=2)
     model = make_network(args, args.n_hidden)
-    # nothing will be fitted of these but the readout: what does training buy?
-    untrained = [make_network(args, size * args.n_hidden) for size in (1, 4)]
+    # controls: random networks, of which only the readout will be fitted
+    untrained = [make_network(args, factor * args.n_hidden) for factor in (1, 4)]
     noisy_train = record(train_set, args.noise_std)
     noisy_test = record(test_set, args.noise_std)
 
-    before = gradient_through_time(model, noisy_test)
+    reach_before = gradient_through_time(model, noisy_test)
     training = train_model(model, train_set, view, args)
-    after = gradient_through_time(model, noisy_test)
+    reach_after = gradient_through_time(model, noisy_test)
 
     networks = {}
     for network in untrained:
@@ -420,16 +429,18 @@ def main(argv=None):
     true = test_set.data_y[..., 0].double().numpy()
     metrics = evaluate_model(predictions, true)
     print_table(metrics, predictions, args.cell, args.num_samples)
-    back = min(args.window, len(after) - 1)
+    steps_back = min(args.window, len(reach_after) - 1)
+    metrics["gradient_before_training"] = reach_before[steps_back]
+    metrics["gradient_after_training"] = reach_after[steps_back]
     print(
-        f"\n|dL/dH|, {back} steps back over last: {before[back]:.0e} before training, "
-        f"{after[back]:.0e} after it"
+        f"\n|dL/dH|, {steps_back} steps back over last: "
+        f"{reach_before[steps_back]:.0e} before training, "
+        f"{reach_after[steps_back]:.0e} after it"
     )
-    metrics["gradient_before_training"] = before[back]
-    metrics["gradient_after_training"] = after[back]
     if args.train_visualization:
-        reach = (before, after)
-        draw_pictures(args.out_dir, training.history, view, args.window, reach)
+        draw_pictures(args.out_dir, training.history, view)
+        path = args.out_dir / "regression_reach.png"
+        save_figure(path, draw_reach, reach_before, reach_after, args.window)
         draw_errors(args.out_dir, predictions, true, args.cell, args.noise_std)
     metrics["train_seconds"] = training.history[-1]["seconds"]
     metrics["interrupted"] = training.interrupted

@@ -22,7 +22,8 @@ class GRU(nn.Module):
         network learns how the input *changes*.
 
     Tensors are time first, as in nn.GRU: inputs (T, B, num_inputs), states
-    (T, B, num_hiddens), for T steps of B sequences.
+    (T, B, num_hiddens), for T steps of B sequences. The step is the textbook's; that of
+    nn.GRU resets after the product (cells.ResetAfter).
     Raises ValueError if residual is asked of a network whose readout cannot be added
     to its input.
     """
@@ -38,18 +39,19 @@ class GRU(nn.Module):
         super().__init__()
         if residual and (num_inputs < num_outputs or not per_timestep_readout):
             raise ValueError(
-                "residual = True: expected num_inputs >= num_outputs and "
-                "per_timestep_readout = True"
+                f"residual = True with num_inputs = {num_inputs}, num_outputs = "
+                f"{num_outputs}, per_timestep_readout = {per_timestep_readout}: "
+                "expected num_inputs >= num_outputs and per_timestep_readout = True"
             )
         self.num_inputs = num_inputs
         self.num_hiddens = num_hiddens
         self.num_outputs = num_outputs
         self.per_timestep_readout = per_timestep_readout
         self.residual = residual
-        self.info = {}  # what a checkpoint says beside the weights
+        self.info = {}  # what load_checkpoint finds beside the weights, such as the dt
 
-        # uniform, as in nn.GRU: with this bound H @ W_hz is about as large for any
-        # number of units
+        # uniform, as in nn.GRU: with this bound H @ W_hz has about the same size
+        # whatever the number of units
         bound = 1 / math.sqrt(num_hiddens)
 
         def weight(*shape):
@@ -67,7 +69,7 @@ class GRU(nn.Module):
         self.W_xh = weight(num_inputs, num_hiddens)
         self.W_hh = weight(num_hiddens, num_hiddens)
         self.b_h = weight(num_hiddens)
-        # readout
+        # readout: a fully connected layer
         self.fc = nn.Linear(num_hiddens, num_outputs)
 
     def single_step(self, X, H):
@@ -90,17 +92,24 @@ class GRU(nn.Module):
 
         X: the inputs of the same steps (..., num_inputs), used if residual.
         """
-        Y = self.fc(torch.relu(H))
+        Y = self.fc(self.features(H))
         if self.residual:
             return X[..., : self.num_outputs] + Y
         return Y
+
+    def features(self, H):
+        """What the readout sees of states H: only the units above 0, as they are.
+
+        Without this the readout would be linear in the state.
+        """
+        return torch.relu(H)
 
     def forward_by_steps(self, inputs, H=None, future=0):
         """Go through time by `single_step`: the loop to be read.
 
         Takes and returns what `forward` does. PyTorch's autograd records every step.
         """
-        H = self._first_state(inputs, H, future)
+        H = self._checked_state(inputs, H, future)
         states = []
         readouts = []
         for X in inputs:
@@ -118,18 +127,19 @@ class GRU(nn.Module):
     def forward(self, inputs, H=None, future=0):
         """Run over inputs (T, B, num_inputs) from the state H (B, num_hiddens).
 
-        H: zero if not given. future: so many steps more, each fed with the readout of
-        the one before.
+        H: zero if not given. future: that many further steps, each fed with the readout
+        of the one before.
         Returns the states (T + future, B, num_hiddens) and the readouts
         (T + future, B, num_outputs); with per_timestep_readout=False the last readout
         alone, (B, num_outputs).
 
-        The same numbers as those of `forward_by_steps`, faster, if `single_step` is
-        the one above; a network with a step of its own goes by steps.
-        Raises ValueError for shapes that do not fit, RuntimeError for second
-        derivatives.
+        The same numbers as those of `forward_by_steps`, but faster. A network with a
+        step or a readout of its own goes by steps, and so does a GRU in which these
+        were edited: backstage/fast.py sees to it.
+        Raises ValueError for shapes that do not fit. Second derivatives raise
+        RuntimeError; `forward_by_steps` has them.
         """
-        if fast.computes(self, GRU):
+        if fast.may_run(self, textbook=GRU):
             return self.forward_fast(inputs, H, future)
         return self.forward_by_steps(inputs, H, future)
 
@@ -138,24 +148,24 @@ class GRU(nn.Module):
 
         Its equations are those of `GRU.single_step`, and its gradient is by hand.
         """
-        H = self._first_state(inputs, H, future)
-        states, generated = fast.run(self, inputs, H, future)
+        H = self._checked_state(inputs, H, future)
+        states, generated_inputs = fast.run(self, inputs, H, future)
         if not self.per_timestep_readout:
+            # such a network is never residual: the readout needs no input
             return states, self.readout(states[-1], None)
         if future:
-            inputs = torch.cat([inputs, generated])
+            inputs = torch.cat([inputs, generated_inputs])
         return states, self.readout(states, inputs)
 
-    def _first_state(self, inputs, H, future):
-        """Check the arguments of forward; return H, or zeros in its place."""
+    def _checked_state(self, inputs, H, future):
+        """Check the arguments of forward; return H, zeros if it is not given."""
         shape = tuple(inputs.shape)
         if len(shape) != 3 or shape[2] != self.num_inputs or 0 in shape:
             raise ValueError(
                 f"inputs have shape {shape}: expected (T, B, {self.num_inputs}), "
                 "at least one step of one sequence"
             )
-        feeds_itself = self.num_inputs == self.num_outputs and self.per_timestep_readout
-        if future < 0 or (future > 0 and not feeds_itself):
+        if future < 0 or (future > 0 and not self.can_feed_itself):
             raise ValueError(
                 f"future = {future}: expected 0 or more, of a network whose readout "
                 "can be its next input"
@@ -169,10 +179,19 @@ class GRU(nn.Module):
 
     @torch.no_grad()
     def predict(self, inputs, future=0):
-        """Return the readouts for inputs (T, B, num_inputs), on the CPU."""
+        """Run as `forward` does, without a gradient; the readouts are moved to the CPU.
+
+        Takes inputs (T, B, num_inputs).
+        """
         _, readouts = self(inputs.to(self.device), future=future)
         return readouts.cpu()
 
     @property
+    def can_feed_itself(self):
+        """Whether the readout of a step can be the input of the next one."""
+        return self.num_inputs == self.num_outputs and self.per_timestep_readout
+
+    @property
     def device(self):
-        return self.fc.weight.device
+        """Where the weights are."""
+        return self.W_hh.device

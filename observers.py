@@ -20,9 +20,7 @@ MAX_VALUES = 10**7  # of V of all these neurons at a time: 0.1 GB in float64
 # which neurons start, V(0) and W(0): the lowest V with the highest W, and vice versa.
 CORNERS = ANYWHERE.V, ANYWHERE.W[::-1]
 SETTLED = 20.0  # time units after its start a neuron is on one of the two paths
-PATH = (
-    220.0  # time units until a path has joined the limit cycle and gone round it once
-)
+PATH = 220.0  # time units until a path has joined the limit cycle and been all round it
 MOMENT = 0.05  # time units from one moment of a path to the next, at most
 W_STRETCH = 5.0  # V spans five times as much as W
 NUM_NEIGHBOURS = 21  # moments among which probability is shared out
@@ -53,10 +51,8 @@ def weigh(x, hypotheses, noise_std, prior=None):
         log_P = prior.log()
     for x_t, V in zip(x, hypotheses):
         log_P -= (x_t[:, None] - V.flatten()).square() / (2 * noise_std**2)
-        likely = (log_P - log_P.amax(-1, keepdim=True)).clamp(
-            min=-80
-        )  # exp of less is slow
-        yield likely.softmax(-1)
+        below_the_best = log_P - log_P.amax(-1, keepdim=True)
+        yield below_the_best.clamp(min=-80).softmax(-1)  # exp of less is slow
 
 
 # ---- task 1: the next voltage ----

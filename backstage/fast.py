@@ -1,43 +1,140 @@
-"""Which loop over time a network takes; and that what is taught is what runs.
+"""What is taught is what runs: when may a fast loop take the place of `single_step`?
 
-The fast loops repeat the equations of `GRU.single_step`. So whoever edits that step, or
-a loop, would train the other one without knowing it. Therefore the two are compared
-here, on a few steps of a small network, before a fast loop runs for the first time.
+The fast loops repeat the equations of `GRU.single_step`. Whoever edits that step, or a
+loop, would train the other one without knowing it. Therefore the two are compared, on a
+few steps of the network itself, before a fast loop runs for the first time.
 """
 
+import copy
 import os
 import sys
 from importlib.util import find_spec
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 
-from backstage.recurrence import Recurrence
+from backstage import recurrence
 from backstage.weights import Weights
 
 TRITON = find_spec("triton") is not None
-LARGEST_KERNEL = 128  # units: the weights of more do not fit into a processor
+MOST_UNITS = 128  # of a kernel: the weights of more do not fit into registers
 MOST_INPUTS = 15
 
-verdicts = {}  # (single_step, readout, loop, device): whether they agree
+
+class Verdict(NamedTuple):
+    """Whether both loops agreed, and of which code and device that was found."""
+
+    agree: bool
+    code: tuple
 
 
-def computes(model, textbook):
-    """Whether a fast loop computes the same as single_step of this network.
+verdicts = WeakKeyDictionary()  # network -> Verdict
+reported = set()  # the code of which a difference has been reported
 
-    textbook: the class whose step the loops repeat, GRU. A model with a step or a
-    readout of its own, by a subclass or on the object itself, is not one of them.
+
+def may_run(model, textbook):
+    """Whether the fast loop computes what single_step of this network says.
+
+    textbook: the class whose step the loops repeat, GRU. A network with a step or a
+    readout of its own, by a subclass or on the object itself, goes by steps.
     """
-    for name in ("single_step", "readout"):
-        own = getattr(model, name)
-        if getattr(own, "__func__", own) is not getattr(textbook, name):
-            return False
-    if torch.compiler.is_compiling():
-        return False  # torch.compile cannot look into a gradient by hand
-    loop = loop_for(model, model.fc.weight, model.fc.weight)
-    key = (textbook.single_step, textbook.readout, loop, model.device.type)
-    if key not in verdicts:
-        verdicts[key] = compare(textbook, loop, model.device)
-    return verdicts[key]
+    # torch.compile cannot look into a gradient by hand
+    if has_own_step(model, textbook) or torch.compiler.is_compiling():
+        return False
+    code = all_code(model, textbook)
+    verdict = verdicts.get(model)
+    if verdict is None or verdict.code != code:
+        difference = compare(model)
+        if difference is not None:
+            report_once(difference, code)
+        verdict = Verdict(difference is None, code)
+        verdicts[model] = verdict
+    return verdict.agree
+
+
+def has_own_step(model, textbook):
+    for name in ("single_step", "readout", "features"):
+        method = getattr(model, name)
+        function = getattr(method, "__func__", method)  # behind a bound method
+        if function is not getattr(textbook, name):
+            return True
+    return False
+
+
+def all_code(model, textbook):
+    """All that has a part in a verdict; in a notebook it may be defined again."""
+    of_textbook = (
+        textbook.single_step,
+        textbook.readout,
+        textbook.features,
+        textbook.forward_fast,
+    )
+    loop = loop_for(model, model.W_hh, model.W_hh)
+    of_loop = filter(callable, vars(recurrence).values())
+    return *of_textbook, *of_loop, loop, model.device.type
+
+
+def report_once(difference, code):
+    if code in reported:
+        return
+    reported.add(code)
+    print(
+        "note: the fast loop no longer computes what GRU.single_step says: "
+        f"{difference}. The plain loop over single_step is taken",
+        file=sys.stderr,
+    )
+
+
+# the first run may be a prediction: gradients are compared all the same
+@torch.inference_mode(False)
+@torch.enable_grad()
+def compare(model):
+    """Take a few steps of a network both ways, in float64; say how they differ.
+
+    Returns None if values and gradients agree. An error of single_step is raised.
+    """
+    twin = copy.deepcopy(model)
+    # twin.double() would change it in place, which torch.func forbids
+    weights = {name: weight.double() for name, weight in model.state_dict().items()}
+    twin.load_state_dict(weights, assign=True)
+    twin.requires_grad_()
+    # leave the run's own random numbers as they are
+    with torch.random.fork_rng(devices=[]):
+        inputs = torch.randn(4, 3, model.num_inputs).to(twin.W_hh)
+        H = torch.randn(3, model.num_hiddens).to(twin.W_hh)
+    future = 2 if twin.can_feed_itself else 0
+    by_steps = with_gradients(twin, *twin.forward_by_steps(inputs, H, future))
+    try:
+        by_hand = with_gradients(twin, *twin.forward_fast(inputs, H, future))
+    except Exception as error:  # a weight of another shape or name, ...
+        return f"the fast loop raises {type(error).__name__}: {error}"
+    return first_difference(by_steps, by_hand)
+
+
+def with_gradients(model, states, readouts):
+    """What a loop returned, and the gradients of a loss of it: name -> tensor."""
+    loss = states.square().sum() + readouts.square().sum()
+    names, weights = zip(*model.named_parameters())
+    # zeros, not None, for a weight that an edited step does not use
+    gradients = torch.autograd.grad(loss, weights, materialize_grads=True)
+    results = {"the states": states, "the readouts": readouts}
+    for name, gradient in zip(names, gradients):
+        results[f"the gradients of {name}"] = gradient
+    return results
+
+
+def first_difference(expected, got):
+    """Name the first of the results that differs by more than rounding, or None."""
+    for name in expected:
+        # weights that are not numbers give the same in both
+        agree = torch.allclose(
+            got[name], expected[name], rtol=1e-9, atol=1e-9, equal_nan=True
+        )
+        if not agree:
+            largest = (got[name] - expected[name]).abs().max().item()
+            return f"{name} differ by up to {largest:.1g}"
+    return None
 
 
 def run(model, inputs, H, future):
@@ -47,20 +144,21 @@ def run(model, inputs, H, future):
     itself (future, B, num_inputs).
     """
     loop = loop_for(model, inputs, H)
+    # inside of a Function gradients are always off: so it is told whether one is wanted
     keep = torch.is_grad_enabled()
     return loop.apply(inputs, H, future, model.residual, keep, *Weights.of(model))
 
 
 def loop_for(model, inputs, H):
     """Choose the loop in PyTorch, or the kernel if it runs on H's device and fits."""
-    fits = model.num_hiddens <= LARGEST_KERNEL and model.num_inputs <= MOST_INPUTS
-    one_dtype = inputs.dtype == H.dtype == model.b_z.dtype
+    fits = model.num_hiddens <= MOST_UNITS and model.num_inputs <= MOST_INPUTS
+    one_dtype = inputs.dtype == H.dtype == model.W_hh.dtype
     precise = H.dtype in (torch.float32, torch.float64)
     if fits and one_dtype and precise and kernel_runs_on(H.device):
         from backstage.kernels import KernelRecurrence  # Triton only if it is needed
 
         return KernelRecurrence
-    return Recurrence
+    return recurrence.Recurrence
 
 
 def kernel_runs_on(device):
@@ -71,50 +169,3 @@ def kernel_runs_on(device):
     if not TRITON:
         return False
     return device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
-
-
-@torch.inference_mode(False)
-@torch.enable_grad()
-def compare(textbook, loop, device):
-    """Take a few steps both ways, with gradients; say in one line if they differ."""
-    with torch.random.fork_rng(devices=[]):  # leave the run's own numbers as they are
-        model = textbook(2, 5, 2, residual=True).double().to(device)
-        inputs = torch.randn(4, 3, 2, dtype=torch.float64).to(device)
-        H = torch.randn(3, 5, dtype=torch.float64).to(device)
-    by_steps = with_gradients(model, *model.forward_by_steps(inputs, H, future=2))
-    try:
-        weights = Weights.of(model)
-        states, generated = loop.apply(inputs, H, 2, model.residual, True, *weights)
-        readouts = model.readout(states, torch.cat([inputs, generated]))
-        difference = first_difference(by_steps, with_gradients(model, states, readouts))
-    except Exception as error:  # of another shape, another name, ...
-        difference = f"the fast loop raises {type(error).__name__}: {error}"
-    if difference is not None:
-        print(
-            f"note: {difference}. GRU.single_step and the fast loop no longer agree: "
-            "the plain loop over single_step is taken, which is slower",
-            file=sys.stderr,
-        )
-    return difference is None
-
-
-def with_gradients(model, states, readouts):
-    """Name -> tensor: what a loop returned, and the gradients of a loss of it."""
-    names = [name for name, _ in model.named_parameters()]
-    loss = states.square().sum() + readouts.square().sum()
-    gradients = torch.autograd.grad(
-        loss, list(model.parameters()), materialize_grads=True
-    )
-    results = {"the states": states, "the readouts": readouts}
-    for name, gradient in zip(names, gradients):
-        results[f"the gradients of {name}"] = gradient
-    return results
-
-
-def first_difference(by_steps, fast):
-    """Name the first of the results that differs by more than rounding, or None."""
-    for name, expected in by_steps.items():
-        if not torch.allclose(fast[name], expected, rtol=1e-9, atol=1e-9):
-            largest = (fast[name] - expected).abs().max().item()
-            return f"{name} differ by up to {largest:.1g}"
-    return None

@@ -50,9 +50,9 @@ class FlagParser(argparse.ArgumentParser):
 
     def error(self, message):
         hint = "--help lists the flags"
-        if message in (
-            "unrecognized arguments: True",
-            "unrecognized arguments: False",
+        if message.startswith("unrecognized arguments: ") and message.split()[-1] in (
+            "True",
+            "False",
         ):
             hint = "a switch takes no value: --flag or --no-flag"
         self.exit(2, f"{self.prog}: error: {message} ({hint})\n")

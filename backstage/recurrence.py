@@ -1,7 +1,8 @@
 """The loop of a GRU over time, as fast as PyTorch can do it, with its gradient.
 
-The equations are those of `GRU.single_step`; docs/gradient.md derives the way back, and
-docs/gpu.md says what makes it fast. Three things are arranged for speed:
+The equations are those of `GRU.single_step`; docs/gradient.md derives the way back and
+has its names, such as A_z and A for what is inside of a σ and of the tanh. docs/gpu.md
+says what makes it fast. Three things are arranged for speed:
 - both gates lie side by side: W_xg is [W_xz, W_xr], A_g is [A_z, A_r], and so on;
 - each X ends in a 1, and each W_x* in the row of its bias;
 - what does not wait for the state is done for a whole *block* of steps at once.
@@ -10,15 +11,15 @@ docs/gpu.md says what makes it fast. Three things are arranged for speed:
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from backstage.weights import Weights
 
-BLOCK = 2**16  # about so many numbers has a gate in a block: all of it fits the cache
+BLOCK_SIZE = 2**16  # numbers of one gate in a block: so that all of it fits the cache
 
 
 class Stacked(NamedTuple):
-    """The weights side by side, n units; also their gradients."""
+    """The weights side by side, of n units; also their gradients."""
 
     W_xg: Tensor  # (num_inputs + 1, 2n): the last row is [b_z, b_r]
     W_hg: Tensor  # (n, 2n)
@@ -26,10 +27,19 @@ class Stacked(NamedTuple):
     W_hh: Tensor  # (n, n)
 
 
+class Transposed(NamedTuple):
+    """The weights for the way back, without the biases."""
+
+    W_xgT: Tensor  # (2n, num_inputs)
+    W_hgT: Tensor  # (2n, n)
+    W_xhT: Tensor  # (n, num_inputs)
+    W_hhT: Tensor  # (n, n)
+
+
 class Readout(NamedTuple):
     """The weights through which the network speaks, and so feeds itself."""
 
-    W_y: Tensor  # (num_outputs, n)
+    W_y: Tensor  # (num_outputs, n), as in nn.Linear
     b_y: Tensor  # (num_outputs,)
     residual: bool
 
@@ -38,13 +48,16 @@ class Run(NamedTuple):
     """What all blocks of steps share, on the way forward and on the way back."""
 
     X: Tensor  # (T + future, B, num_inputs + 1): the inputs, and a 1
-    states: Tensor  # (T + future + 1, B, n): step t makes states[t + 1] of states[t]
+    states: Tensor  # (T + future + 1, B, n): step t makes states[t + 1] from states[t]
     num_given: int  # T: from this step on the network is fed with its own readout
     readout: Readout
 
 
 class Block(NamedTuple):
-    """What a block of steps computes, and leaves for the way back."""
+    """A block of steps, whose buffers loop_forward turns into what their names say.
+
+    Before it they hold X's part of A_g and of A.
+    """
 
     steps: range
     gates: Tensor  # (steps, B, 2n): Z and R side by side
@@ -58,35 +71,38 @@ class Recurrence(torch.autograd.Function):
     def forward(ctx, inputs, H, future, residual, keep, *weights):
         """Run over inputs (T, B, num_inputs) from H (B, n), and `future` steps more.
 
-        keep: whether a gradient may be asked for. weights: those of Weights, in order.
+        keep: whether a gradient will be asked for. weights: those of Weights, in order.
         Returns the states (T + future, B, n) and the inputs that the network made for
         itself (future, B, num_inputs).
         """
-        weights = Weights(*weights)
-        stacked = stack(weights)
-        total = len(inputs) + future
-        # with a 1 for the bias, and with room for what the network feeds itself
-        X = nn.functional.pad(inputs, (0, 1, 0, 0, 0, future), value=1.0)
+        named = Weights(*weights)
+        stacked = stack(named)
+        num_given, B, num_inputs = inputs.shape
+        total = num_given + future
+        # each X ends in a 1; the network will feed itself beyond the inputs
+        X = inputs.new_ones(total, B, num_inputs + 1)
+        X[:num_given, :, :-1] = inputs
         states = H.new_empty(total + 1, *H.shape)
         states[0] = H
-        readout = Readout(weights.W_y, weights.b_y, residual)
-        run = Run(X, states, len(inputs), readout)
+        run = Run(X, states, num_given, Readout(named.W_y, named.b_y, residual))
         kept = []
-        length = max(1, BLOCK // H.numel())
-        for start in range(0, total, length):
-            steps = range(start, min(start + length, total))
-            here = X[start : steps.stop]
-            # X's part of A_g and A, for all steps of the block
-            block = Block(steps, here @ stacked.W_xg, here @ stacked.W_xh)
+        steps_per_block = max(1, BLOCK_SIZE // H.numel())
+        for start in range(0, total, steps_per_block):
+            steps = range(start, min(start + steps_per_block, total))
+            X_block = X[start : steps.stop]
+            # of generated steps there is no X yet: the loop computes theirs
+            A_g = X_block @ stacked.W_xg
+            A = X_block @ stacked.W_xh
+            block = Block(steps, gates=A_g, H_tilde=A)
             loop_forward(run, block, stacked)
             if keep:
                 kept.append(block)
         remember(ctx, run, stacked, kept)
-        return states[1:], X[len(inputs) :, :, :-1]
+        return states[1:], X[num_given:, :, :-1]
 
     @staticmethod
     def backward(ctx, dstates, dgenerated):
-        """Return the gradient of each argument of forward, None for the switches.
+        """Return the gradient of each argument of forward.
 
         dstates: (T + future, B, n); dstates[t] belongs to states[t + 1].
         dgenerated: (future, B, num_inputs).
@@ -96,22 +112,28 @@ class Recurrence(torch.autograd.Function):
                 "GRU.forward has a first derivative only: use GRU.forward_by_steps"
             )
         run, stacked, blocks = recall(ctx)
-        gradients = Stacked(*(torch.zeros_like(weight) for weight in stacked))
+        gradients = Stacked(*[torch.zeros_like(weight) for weight in stacked])
         transposed = transpose(stacked)
-        dH = torch.zeros_like(run.states[0])
-        # of the given inputs 0 as yet; of the generated ones what the loss says
-        dX = nn.functional.pad(dgenerated, (0, 0, 0, 0, run.num_given, 0))
+        dH = torch.zeros_like(run.states[0])  # no step comes after the last one
+        total, B, _ = dstates.shape
+        dX = dgenerated.new_zeros(total, B, dgenerated.shape[2])
+        dX[run.num_given :] = dgenerated  # what the loss says of the generated inputs
         for block in reversed(blocks):
+            # changes dH and dX, too
             dA_g, dA = loop_backward(run, block, transposed, dstates, dH, dX)
             add_gradients(gradients, run, block, dA_g, dA)
-            if ctx.needs_input_grad[0]:
+            if ctx.needs_input_grad[0]:  # else PyTorch ignores dX
                 add_gradient_of_given(dX, run, block, transposed, dA_g, dA)
-        weights = unstack(gradients, *readout_gradients(run, dX))
-        return dX[: run.num_given], dH, None, None, None, *weights
+        of_weights = unstack(gradients, *readout_gradients(run, dX))
+        of_others = (None, None, None)  # future, residual, keep
+        return dX[: run.num_given], dH, *of_others, *of_weights
 
 
 def remember(ctx, run, stacked, blocks):
-    """Keep for the way back; tensors where PyTorch can see and free them."""
+    """Save for the way back; tensors by save_for_backward, so that they are freed.
+
+    It takes one flat list: four shared ones, the weights, a pair for each block.
+    """
     ctx.num_given = run.num_given
     ctx.residual = run.readout.residual
     ctx.steps = [block.steps for block in blocks]
@@ -126,9 +148,10 @@ def recall(ctx):
     X, states, W_y, b_y, *rest = ctx.saved_tensors
     run = Run(X, states, ctx.num_given, Readout(W_y, b_y, ctx.residual))
     num_weights = len(Stacked._fields)
+    num_blocks = len(ctx.steps)
     stacked = Stacked(*rest[:num_weights])
-    gates = rest[num_weights : num_weights + len(ctx.steps)]
-    candidates = rest[num_weights + len(ctx.steps) :]
+    gates = rest[num_weights : num_weights + num_blocks]
+    candidates = rest[num_weights + num_blocks :]
     blocks = [Block(*parts) for parts in zip(ctx.steps, gates, candidates)]
     return run, stacked, blocks
 
@@ -167,18 +190,19 @@ def unstack(gradients, dW_y, db_y):
 
 
 def transpose(stacked):
-    """Transpose the weights for the way back, in memory; nobody asks for the 1's dX."""
-    return Stacked(
-        W_xg=stacked.W_xg[:-1].t().contiguous(),
-        W_hg=stacked.W_hg.t().contiguous(),
-        W_xh=stacked.W_xh[:-1].t().contiguous(),
-        W_hh=stacked.W_hh.t().contiguous(),
+    """Transpose the weights, in memory too: so the products of the loop are faster."""
+    return Transposed(
+        W_xgT=stacked.W_xg[:-1].t().contiguous(),
+        W_hgT=stacked.W_hg.t().contiguous(),
+        W_xhT=stacked.W_xh[:-1].t().contiguous(),
+        W_hhT=stacked.W_hh.t().contiguous(),
     )
 
 
-# the gradient is ours to compute: autograd need not look at each operation
+# Inside of an autograd.Function gradients are off already. Here PyTorch does not even
+# count what is changed in place, which makes small operations some 8 % faster.
 @torch.inference_mode()
-def loop_forward(run, block, weights):
+def loop_forward(run, block, stacked):
     """Go through the steps of a block, and fill in their states.
 
     The block comes with X's part of A_g and A, and is left with [Z, R] and H_tilde.
@@ -187,25 +211,24 @@ def loop_forward(run, block, weights):
     steps = block.steps
     H = states[steps.start]
     RH = torch.empty_like(H)
-    columns = zip(
-        steps,
-        block.gates,  # A_g, becomes [Z, R]
-        *block.gates.chunk(2, dim=-1),  # Z and R: views of its halves
-        block.H_tilde,  # A, becomes H_tilde
-        states[steps.start + 1 : steps.stop + 1],  # H_new
-    )
+    # views of the halves of A_g: once it has been through its σ, they are Z and R
+    all_Z, all_R = block.gates.chunk(2, dim=-1)
+    all_H_new = states[steps.start + 1 : steps.stop + 1]
+    columns = zip(steps, block.gates, all_Z, all_R, block.H_tilde, all_H_new)
     for t, A_g, Z, R, A, H_new in columns:
         if t >= num_given:
+            # as GRU.readout
             Y = torch.addmm(readout.b_y, H.relu(), readout.W_y.t())
             if readout.residual:
                 Y = X[t - 1, :, :-1] + Y
             X[t, :, :-1] = Y
-            torch.mm(X[t], weights.W_xg, out=A_g)
-            torch.mm(X[t], weights.W_xh, out=A)
-        A_g.addmm_(H, weights.W_hg).sigmoid_()  # Z and R at once
+            torch.mm(X[t], stacked.W_xg, out=A_g)
+            torch.mm(X[t], stacked.W_xh, out=A)
+        A_g.addmm_(H, stacked.W_hg).sigmoid_()  # Z and R at once
         torch.mul(R, H, out=RH)
-        H_tilde = A.addmm_(RH, weights.W_hh).tanh_()
-        H = torch.lerp(H_tilde, H, Z, out=H_new)  # Z∘H + (1 - Z)∘H_tilde
+        H_tilde = A.addmm_(RH, stacked.W_hh).tanh_()
+        torch.lerp(H_tilde, H, Z, out=H_new)  # Z∘H + (1 - Z)∘H_tilde
+        H = H_new
 
 
 @torch.inference_mode()
@@ -220,33 +243,32 @@ def loop_backward(run, block, transposed, dstates, dH, dX):
     W_xgT, W_hgT, W_xhT, W_hhT = transposed
     steps = block.steps
     here = slice(steps.start, steps.stop)
-    # each begins as its factor F of docs/gradient.md; the loop multiplies it by the
-    # gradient that arrives
-    Z, R = block.gates.chunk(2, dim=-1)
-    H = states[here]
-    from_state = torch.cat([H - block.H_tilde, H], dim=-1)
-    all_dA_g = from_state * block.gates * (1 - block.gates)  # F_z and F_r
-    all_dA = (1 - Z) * (1 - block.H_tilde**2)  # F
+    # the factors F of docs/gradient.md, for all steps
+    all_Z, all_R = block.gates.chunk(2, dim=-1)
+    all_H = states[here]
+    # F_z = (H - H_tilde)∘Z(1 - Z) and F_r = H∘R(1 - R), side by side
+    beside_slope = torch.cat([all_H - block.H_tilde, all_H], dim=-1)
+    F_g = beside_slope * block.gates * (1 - block.gates)
+    F = (1 - all_Z) * (1 - block.H_tilde**2)
+    # in the loop each becomes its dA: it is multiplied by the gradient that arrives
+    all_dA_g = F_g
+    all_dA = F
     dRH = torch.empty_like(dH)
+    all_dA_z, all_dA_r = all_dA_g.chunk(2, dim=-1)  # views of its halves
     columns = zip(
-        steps,
-        dstates[here],
-        Z,
-        R,
-        *all_dA_g.chunk(2, dim=-1),  # dA_z and dA_r: views of the halves of dA_g
-        all_dA_g,
-        all_dA,
+        steps, dstates[here], all_Z, all_R, all_dA_z, all_dA_r, all_dA_g, all_dA
     )
     for t, dstate, Z, R, dA_z, dA_r, dA_g, dA in reversed(list(columns)):
-        dH += dstate  # now it is dH_new: from later steps, and from its own readout
-        dA_z *= dH
-        dA *= dH
+        dH += dstate  # now it is dH_new: from later steps, and from the loss itself
+        dA_z *= dH  # F_z ∘ dH_new
+        dA *= dH  # F ∘ dH_new
         torch.mm(dA, W_hhT, out=dRH)
-        dA_r *= dRH
+        dA_r *= dRH  # F_r ∘ dRH
         # dH = dH_new∘Z + dRH∘R + dA_z W_hzᵀ + dA_r W_hrᵀ
         dH.mul_(Z).addcmul_(dRH, R).addmm_(dA_g, W_hgT)
         if t >= num_given:
             # this step's input was the readout of the state before, which is states[t]
+            # dX = dA_z W_xzᵀ + dA_r W_xrᵀ + dA W_xhᵀ, and what the loss says of it
             dX[t].addmm_(dA_g, W_xgT).addmm_(dA, W_xhT)
             dH += (dX[t] @ readout.W_y) * (states[t] > 0)  # where the relu was open
             if readout.residual:
@@ -255,7 +277,10 @@ def loop_backward(run, block, transposed, dstates, dH, dX):
 
 
 def add_gradients(gradients, run, block, dA_g, dA):
-    """Add a block's part of the weights' gradients: one product each for its steps."""
+    """Add this block's part to the gradients of the weights.
+
+    dA_g: (steps, B, 2n). dA: (steps, B, n). One product each for all steps.
+    """
     here = slice(block.steps.start, block.steps.stop)
     _, R = block.gates.chunk(2, dim=-1)
     H = run.states[here]
@@ -271,16 +296,18 @@ def add_gradients(gradients, run, block, dA_g, dA):
 
 
 def add_gradient_of_given(dX, run, block, transposed, dA_g, dA):
-    """Fill in dX of a block's given inputs; the loop did the generated ones."""
+    """Fill in dX of a block's given inputs, for all steps; the loop did the others."""
     stop = min(block.steps.stop, run.num_given)
-    given = dX[block.steps.start : stop].flatten(0, 1)  # a view: this fills in dX
-    dA_g = dA_g.flatten(0, 1)[: len(given)]
-    dA = dA.flatten(0, 1)[: len(given)]
-    given.addmm_(dA_g, transposed.W_xg).addmm_(dA, transposed.W_xh)
+    # a view: this fills in dX; empty, if all of the block was generated
+    dX_given = dX[block.steps.start : stop].flatten(0, 1)
+    dA_g = dA_g.flatten(0, 1)[: len(dX_given)]
+    dA = dA.flatten(0, 1)[: len(dX_given)]
+    dX_given.addmm_(dA_g, transposed.W_xgT).addmm_(dA, transposed.W_xhT)
 
 
 def readout_gradients(run, dX):
-    """dW_y and db_y, if the readout was part of the loop; else None and None."""
+    """Return dW_y and db_y, if the readout was part of the loop; else None and None."""
+    # each generated input was a readout, that of the state before
     dY = dX[run.num_given :].flatten(0, 1)
     if len(dY) == 0:
         return None, None

@@ -17,6 +17,7 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
@@ -30,13 +31,13 @@ class Training:
 
     best_by: the entry of the reports whose smallest value marks the best epoch; until a
         report has it, the latest epoch is the best.
-    loss_limit: a loss beyond this has diverged, as has one that is not a number. By
-        default only the latter: a loss of your own may have any unit.
+    loss_limit: an entry whose name contains "loss" has diverged beyond this. By default
+        only nan and infinity have: a loss of your own may have any unit.
     window: called with the history after every epoch, to draw it.
     info: what the file says beside the weights.
 
     A Ctrl-C ends the loop after the epoch (`interrupted` is True then), a second one
-    the run. Of a run that is killed `*_partial.pth` is left, its best network so far.
+    the run. A run that is killed leaves `*_partial.pth`, its best network so far.
     """
 
     def __init__(
@@ -52,22 +53,22 @@ class Training:
         self.model = model
         self.num_epochs = num_epochs
         self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         self.best_by = best_by
         self.loss_limit = loss_limit
         self.window = window
         self.info = {} if info is None else info
         self.history = []  # the reports, each with the seconds since the beginning
         self.interrupted = False
-        self.lowest = math.inf
+        self.best_score = None  # of best_by, as soon as a report has it
         self.best_weights = None
+        self.begin = time.perf_counter()
+        # in a terminal a bar, elsewhere lines
+        self.bar = tqdm(total=num_epochs, unit="epoch", file=sys.stdout, disable=None)
 
     def __iter__(self):
         """Yield the epochs, 1 to num_epochs; each is expected to report."""
         self.begin = time.perf_counter()
-        # bar in a terminal, lines elsewhere
-        self.bar = tqdm(
-            total=self.num_epochs, unit="epoch", file=sys.stdout, disable=None
-        )
         with CtrlC(self._interrupt), self.bar:
             for epoch in range(1, self.num_epochs + 1):
                 yield epoch
@@ -84,40 +85,61 @@ class Training:
         Raises ShellError if the training has diverged; the file of an older network
         stays as it was.
         """
-        epoch = len(self.history) + 1
-        for name, value in values.items():
-            is_loss = isinstance(value, float) and "loss" in name
-            if is_loss and not abs(value) < self.loss_limit:  # or not a number
-                raise ShellError(
-                    1,
-                    f"training diverged in epoch {epoch}, {name} = {value:.3g}: "
-                    "try a smaller learning rate",
-                )
+        values = {name: as_number(value) for name, value in values.items()}
+        self._raise_if_diverged(values)
         values["seconds"] = time.perf_counter() - self.begin
         self.history.append(values)
-        score = values.get(self.best_by, math.inf)
-        if score <= self.lowest:
-            self.lowest = score
-            self.best_weights = copy.deepcopy(self.model.state_dict())
-            save_checkpoint(self.partial_path, self.model, **self.info)
-        self._show(epoch, values)
+        self._keep_if_best(values.get(self.best_by))
+        self._show(values)
         if self.window is not None:
             self.window(self.history)
 
-    def _show(self, epoch, values):
+    def _raise_if_diverged(self, values):
+        """Raise ShellError for a number that only a diverged training has."""
+        for name, value in values.items():
+            if not isinstance(value, float):
+                continue
+            too_large = "loss" in name and abs(value) > self.loss_limit
+            if too_large or math.isnan(value) or math.isinf(value):
+                raise ShellError(
+                    1,
+                    f"training diverged in epoch {len(self.history) + 1}, "
+                    f"{name} = {value:.3g}: try a smaller learning rate",
+                )
+
+    def _keep_if_best(self, score):
+        """Keep the weights, and their file, of an epoch that is the best so far."""
+        if score is None:
+            is_best = self.best_score is None
+        else:
+            is_best = self.best_score is None or score <= self.best_score
+        if not is_best:
+            return
+        self.best_score = score
+        self.best_weights = copy.deepcopy(self.model.state_dict())
+        save_checkpoint(self.partial_path, self.model, **self.info)
+
+    def _show(self, values):
         """Advance the bar, or print a line if there is no terminal."""
         shown = {
             name: value
             for name, value in values.items()
-            if isinstance(value, float | str) and name != "seconds"
+            if isinstance(value, int | float | str) and name != "seconds"
         }
         self.bar.set_postfix(shown)
         self.bar.update()
-        if self.bar.disable:
-            print(f"epoch {epoch:3d}  {self.bar.postfix}", flush=True)
+        if self.bar.disable:  # it shows nothing, but it has put the line together
+            print(f"epoch {len(self.history):3d}  {self.bar.postfix}", flush=True)
 
     def finish(self):
-        """Give the model its best weights, write its file, and return the history."""
+        """Give the model its best weights, write its file, and return the history.
+
+        Raises ValueError if no epoch has reported.
+        """
+        if self.best_weights is None:
+            raise ValueError("no epoch has reported: call training.report(loss=...)")
+        if self.best_score is None:
+            print(f"note: no epoch has reported {self.best_by!r}: the last one is kept")
         self.model.load_state_dict(self.best_weights)
         save_checkpoint(self.path, self.model, **self.info)
         self.partial_path.unlink(missing_ok=True)
@@ -129,6 +151,12 @@ class Training:
         return self.path.with_name(f"{self.path.stem}_partial.pth")
 
 
+def as_number(value):
+    """A tensor or NumPy value of one number as Python's own; all else as it is."""
+    is_number = isinstance(value, torch.Tensor | np.generic) and value.ndim == 0
+    return value.item() if is_number else value
+
+
 class CtrlC:
     """While it is entered, a first Ctrl-C calls `respond`; a second one ends the run.
 
@@ -137,28 +165,34 @@ class CtrlC:
 
     def __init__(self, respond):
         self.respond = respond
-        self.before = None
+        self.previous_handler = None
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():
-            self.before = signal.signal(signal.SIGINT, self._first)
+            self.previous_handler = signal.signal(signal.SIGINT, self._first)
 
     def _first(self, *_):
         self._give_back()
         self.respond()
 
     def _give_back(self):
-        if self.before is not None:
-            signal.signal(signal.SIGINT, self.before)
-            self.before = None
+        if self.previous_handler is not None:
+            signal.signal(signal.SIGINT, self.previous_handler)
+            self.previous_handler = None
 
     def __exit__(self, *_):
         self._give_back()
 
 
 def gradient_step(loss, optimizer, max_grad_norm):
-    """Make one update: the slopes of the loss, shortened to max_grad_norm, a step."""
-    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    """Make one update: find the slopes of the loss, clip them, take a step.
+
+    max_grad_norm: the largest norm of the gradient, of all weights together; a longer
+    one is shortened to it.
+    """
+    weights = []
+    for group in optimizer.param_groups:
+        weights += group["params"]
     optimizer.zero_grad()
     loss.backward()
     nn.utils.clip_grad_norm_(weights, max_grad_norm)
@@ -166,8 +200,9 @@ def gradient_step(loss, optimizer, max_grad_norm):
 
 
 def distance(predicted, true):
-    """Root of the mean squared error of each trace of (T, N, 1); its mean over traces.
+    """Take the root of each trace's mean squared error, and the mean of those.
 
+    predicted, true: (T, N, 1). Returns a scalar.
     The noisier a trace, the less can be known of it. Squared, its error would drown
     what the clean ones have to teach.
     """
@@ -186,15 +221,15 @@ def fit_readout(model, x, y, skip, ridge=1e-8):
     """
     if not 0 <= skip < len(x):
         raise ValueError(f"skip = {skip}: expected fewer than the {len(x)} steps of x")
-    size = model.num_hiddens + 1
-    gram = ridge * torch.eye(size, dtype=torch.float64, device=model.device)
+    num_features = model.num_hiddens + 1  # and a 1 for the bias
+    gram = ridge * torch.eye(num_features, dtype=torch.float64, device=model.device)
     moment = 0
+    # some sequences at a time: all states of all of them would fill the memory
     for x_part, y_part in zip(x.split(32, dim=1), y.split(32, dim=1)):
-        inputs = x_part.to(model.fc.weight)
-        target = y_part.to(model.fc.weight)
+        inputs = x_part.to(model.W_hh)
+        target = y_part.to(model.W_hh)
         states, _ = model(inputs)
-        # a column of ones for the bias
-        features = nn.functional.pad(states.relu(), (0, 1), value=1.0)
+        features = nn.functional.pad(model.features(states), (0, 1), value=1.0)
         if model.residual:
             target = target - inputs[..., : model.num_outputs]
         features = features[skip:].flatten(0, 1).double()

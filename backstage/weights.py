@@ -6,7 +6,10 @@ from torch import Tensor
 
 
 class Weights(NamedTuple):
-    """The eleven tensors of a GRU; also their gradients. Shapes: see models.py."""
+    """The eleven tensors of a GRU, with shapes as in models.py; also their gradients.
+
+    W_y and b_y are the weight and the bias of `fc`.
+    """
 
     W_xz: Tensor
     W_hz: Tensor
@@ -17,11 +20,11 @@ class Weights(NamedTuple):
     W_xh: Tensor
     W_hh: Tensor
     b_h: Tensor
-    W_y: Tensor | None  # of the readout: None as a gradient that was not asked for
+    W_y: Tensor | None  # None, as a gradient: the readout was no part of the loop
     b_y: Tensor | None
 
     @classmethod
     def of(cls, gru):
         """Take the weights of a network as they are, without a copy."""
-        gates = [getattr(gru, name) for name in cls._fields[:-2]]
-        return cls(*gates, gru.fc.weight, gru.fc.bias)
+        recurrent = [getattr(gru, name) for name in cls._fields[:-2]]  # not W_y, b_y
+        return cls(*recurrent, gru.fc.weight, gru.fc.bias)

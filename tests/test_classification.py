@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import cross_entropy, one_hot
+from torch.nn.functional import one_hot
 
 import gru_classification_scratch as task
 from datasets import FitzhughNagumoClassification
@@ -30,29 +30,6 @@ def test_lengthened_memories_last_from_2_to_so_many_steps():
     assert 1.999 < memory.min() < 2.5
     assert 19.5 < memory.max() < 20.001
     assert memory.mean().item() == pytest.approx(11, abs=0.5)
-
-
-def small_run(tmp_path, *more):
-    sizes = ["--num_train=3", "--num_test=4", "--n_hidden=3", "--num_epochs=1"]
-    sizes += ["--duration=40", "--dt=1", "--no-train_visualization"]
-    return [*sizes, f"--out_dir={tmp_path}", *more]
-
-
-def test_an_epoch_is_scored_at_the_last_step_of_new_traces(tmp_path):
-    torch.manual_seed(0)
-    args = task.parse_flags(small_run(tmp_path))
-    model = GRU(1, 3, 2)
-    train_set = task.make_dataset(args, 3, offset=0)
-    view = task.make_dataset(args, 20, offset=2)
-    first_data = train_set.data
-    training = task.train_model(model, train_set, view, args)
-    (report,) = training.history
-    _, logits = model.forward_by_steps(view.data)
-    expected = cross_entropy(logits[-1], view.labels).item()
-    assert report["view_loss"] == pytest.approx(expected, rel=1e-4)
-    right = logits[-1].argmax(-1) == view.labels
-    assert report["accuracy"] == right.double().mean()
-    assert not torch.equal(train_set.data, first_data)  # drawn again
 
 
 # ---- the judges ----
@@ -181,6 +158,13 @@ def test_three_classes_are_judged_like_two(monkeypatch):
 # ---- the script ----
 
 
+def small_run(tmp_path, *more):
+    sizes = ["--num_train=3", "--num_test=4", "--n_hidden=3", "--num_epochs=1"]
+    sizes += ["--duration=40", "--dt=1"]
+    rest = ["--device=cpu", "--no-train_visualization", f"--out_dir={tmp_path}"]
+    return [*sizes, *rest, *more]
+
+
 @pytest.fixture
 def asked(monkeypatch):
     """What the ideal observer was asked, if it was."""
@@ -238,3 +222,13 @@ def test_traces_have_whole_samples_of_the_dt_that_was_asked_for():
     args = task.parse_flags(["--duration=10", "--dt=0.3"])
     dataset = task.make_dataset(args, 2, offset=0, factor=2)
     assert (dataset.T, dataset.dt) == (66, pytest.approx(0.3))
+
+
+@pytest.mark.parametrize("switch", ["", "no-"])
+def test_phases_and_periods_are_those_that_were_asked_for(switch):
+    flags = [f"--{switch}random_phase", f"--{switch}match_period"]
+    args = task.parse_flags([*flags, "--duration=10", "--dt=1"])
+    dataset = task.make_dataset(args, 2, offset=0)
+    has_spare = len(dataset.traces[0]) > dataset.T  # to cut a window from
+    assert has_spare == (switch == "")
+    assert (dataset.paces == [1, 1]) == (switch == "no-")

@@ -97,8 +97,16 @@ def test_starts_are_followed_in_pieces_as_in_one(monkeypatch):
     neurons = FitzhughNagumo(3, 60, duration=24.0, seed=1)
     x = noisy_samples(neurons, 0.5)
     prediction, P, ends = follow_starts(x, neurons, 0.5, num_starts=50)
-    monkeypatch.setattr(observers, "MAX_VALUES", 1000)  # 20 samples at a time
+    lengths = []
+
+    def simulate_and_count(v0, w0, t, **parameters):
+        lengths.append(len(t))
+        return simulate(v0, w0, t, **parameters)
+
+    monkeypatch.setattr(observers, "MAX_VALUES", 1250)  # 25 samples at a time
+    monkeypatch.setattr(observers, "simulate", simulate_and_count)
     pieces, pieces_P, pieces_ends = follow_starts(x, neurons, 0.5, num_starts=50)
+    assert lengths == [26, 26, 11]
     torch.testing.assert_close(pieces, prediction, rtol=0, atol=1e-4)
     torch.testing.assert_close(pieces_P, P, rtol=0, atol=1e-4)
     torch.testing.assert_close(pieces_ends, ends, rtol=0, atol=1e-5)
@@ -126,6 +134,10 @@ def test_hypotheses_are_neurons_at_moments_of_the_two_paths(dt):
     v0, w0 = moments[some].double().numpy().T
     expected, _ = simulate(v0, w0, np.arange(7) * dt, **neurons.parameters)
     np.testing.assert_allclose(V.flatten(1)[:, some], expected, atol=1e-5)
+    # the paths begin in two corners of the box, ten time units before the first moment
+    V_corners, W_corners = simulate([-3, 3], [2.5, -1.5], [0, 10], **neurons.parameters)
+    first = moments[[0, num_moments]]
+    np.testing.assert_allclose(first.T, [V_corners[1], W_corners[1]], atol=1e-5)
     # a moment is no more than 0.05 time units from the next: V changes by 2 per unit
     for path in moments.unflatten(0, (2, -1)):
         steps = path.diff(dim=0).abs().amax(dim=0)
@@ -146,18 +158,20 @@ def test_starts_hand_their_probability_to_the_nearest_moments():
             torch.stack([t, torch.ones(100)], dim=-1),
         ]
     )
-    # W counts five times: the third is nearer to the moment 30 of the upper path
-    ends = torch.tensor([[2.01, 0.3], [7.01, 0.9], [3.02, 0.51]])
-    P = torch.tensor([[0.7, 0.1, 0.2], [0.0, 1.0, 0.0]])
+    # the last one has come to the end of the lower path
+    ends = torch.tensor([[2.01, 0.3], [7.01, 0.9], [3.02, 0.51], [9.88, 0.0]])
+    P = torch.tensor([[0.6, 0.1, 0.2, 0.1], [0.0, 1.0, 0.0, 0.0]])
     prior = hand_over(P, ends, moments)
     lower, upper = prior.unflatten(1, (2, 100)).unbind(1)
     expected = torch.zeros(2, 2, 100)
-    expected[0, 0, 10:31] += 0.7 / 21
+    expected[0, 0, 10:31] += 0.6 / 21
+    expected[0, 0, 89:] += 0.1 / 21
     expected[0, 1, 60:81] += 0.1 / 21
     expected[0, 1, 20:41] += 0.2 / 21
     expected[1, 1, 60:81] += 1 / 21
-    torch.testing.assert_close(lower, expected[:, 0] + 1e-6)
-    torch.testing.assert_close(upper, expected[:, 1] + 1e-6)
+    expected += 1e-6  # none is ruled out
+    torch.testing.assert_close(lower, expected[:, 0], rtol=1e-5, atol=1e-8)
+    torch.testing.assert_close(upper, expected[:, 1], rtol=1e-5, atol=1e-8)
 
 
 def test_w_counts_five_times_when_starts_look_for_the_nearest_moment():
@@ -170,17 +184,26 @@ def test_w_counts_five_times_when_starts_look_for_the_nearest_moment():
     assert prior[0, :100].sum() == pytest.approx(1, abs=1e-3)
 
 
+def test_ideal_observer_goes_over_to_the_paths_with_all_that_it_knew():
+    neurons = FitzhughNagumo(8, 70, duration=28.0, seed=5)
+    x = noisy_samples(neurons, 1.0)  # so much noise that new samples say little
+    ideal = ideal_prediction(x, neurons, 1.0, num_starts=5000)
+    to_the_end, _, _ = follow_starts(x, neurons, 1.0, num_starts=5000)
+    assert torch.equal(ideal[:50], to_the_end[:50])
+    assert (ideal - to_the_end)[52:].abs().max() < 0.015
+
+
 @pytest.mark.parametrize("anywhere", [True, False])
 def test_ideal_observer_is_as_good_as_all_the_neurons_that_there_could_be(anywhere):
-    neurons = FitzhughNagumo(48, 150, duration=60.0, seed=2, anywhere=anywhere)
-    many = FitzhughNagumo(20_000, 150, duration=60.0, seed=3, anywhere=anywhere)
+    settings = {"duration": 60.0, "anywhere": anywhere, "I": 0.7, "a": 0.6, "b": 0.9}
+    neurons = FitzhughNagumo(16, 150, **settings, seed=2)
+    many = FitzhughNagumo(20_000, 150, **settings, seed=3)
     V = torch.cat([many.data_x[:1], many.data_y])[..., 0]  # (T + 1, 20_000)
     x = noisy_samples(neurons, 0.1)
     brute_force, _ = predict_next(x, V, 0.1)
     ideal = ideal_prediction(x, neurons, 0.1)
     brute_error = (brute_force - true_next(neurons)).square()
     ideal_error = (ideal - true_next(neurons)).square()
-    # after 50 samples it goes over to the two paths, with all that it knew
     for part in (slice(0, 50), slice(50, 60), slice(60, 150)):
         assert ideal_error[part].mean() < 1.2 * brute_error[part].mean() + 2e-5
 

@@ -56,7 +56,7 @@ def test_the_model_and_its_file_end_with_the_best_weights(
     best_by, best, tmp_path, capsys
 ):
     model = GRU(1, 3, 1)
-    path = tmp_path / "model.pth"
+    path = tmp_path / "new" / "model.pth"
     trace = torch.zeros(2)
     reports = [
         {"loss": 4.0, "other": 9.0, "trace": trace},
@@ -67,24 +67,25 @@ def test_the_model_and_its_file_end_with_the_best_weights(
     training = Training(model, 4, path, best_by=best_by, info={"dt": 0.4})
     train(training, reports)
     assert epoch_of(model) == 4
-    assert epoch_of(load_checkpoint(tmp_path / "model_partial.pth")) == best
+    assert epoch_of(load_checkpoint(path.with_name("model_partial.pth"))) == best
     assert training.finish() is training.history
     for kept in (model, load_checkpoint(path)):
         assert epoch_of(kept) == best
     assert load_checkpoint(path).info == {"dt": 0.4}
-    assert [file.name for file in tmp_path.iterdir()] == ["model.pth"]
+    assert list(path.parent.iterdir()) == [path]
     seconds = [report.pop("seconds") for report in training.history]
     assert 0 <= seconds[0] <= seconds[3] < 60
     assert training.history == reports
     assert not training.interrupted
 
-    *lines, last = capsys.readouterr().out.splitlines()
-    assert len(lines) == 4
-    for epoch, line in enumerate(lines, 1):
+    said = capsys.readouterr().out
+    lines = said.splitlines()
+    for epoch, line in enumerate(lines[:4], 1):
         assert line.startswith(f"epoch {epoch:3d}  loss=")
         assert "trace" not in line
         assert "seconds" not in line
-    assert last == f"wrote {path}"
+    assert ("note: no epoch has reported 'never'" in said) == (best_by == "never")
+    assert lines[-1] == f"wrote {path}"
 
 
 def test_whole_numbers_and_those_of_other_libraries_are_shown_too(tmp_path, capsys):
@@ -115,7 +116,10 @@ def test_ctrl_c_ends_a_training_after_the_epoch_and_keeps_the_best(tmp_path, cap
         tmp_path / "model.pth",
         window=lambda history: shown.append(len(history)),
     )
-    train(training, losses(3.0, 1.0, 2.0, 0.5), interrupts=[3])
+    try:
+        train(training, losses(3.0, 1.0, 2.0, 0.5), interrupts=[3])
+    except KeyboardInterrupt:
+        pytest.fail("the epoch did not come to its end")
     training.finish()
     assert shown == [1, 2, 3]
     assert training.interrupted
@@ -216,7 +220,7 @@ def test_two_trainings_in_one_folder_keep_each_its_own_best(tmp_path):
         (math.inf, {"loss": torch.tensor(math.nan)}),
         (math.inf, {"loss": np.float32(math.nan)}),
         (100.0, {"loss": 1.0, "view_loss": 8e18}),
-        (100.0, {"loss": 100.0}),
+        (100.0, {"loss": 101.0}),
     ],
 )
 def test_divergence_names_the_learning_rate_and_leaves_the_older_file(
@@ -235,15 +239,24 @@ def test_divergence_names_the_learning_rate_and_leaves_the_older_file(
 def test_a_loss_in_units_of_its_own_has_not_diverged(tmp_path):
     training = Training(GRU(1, 3, 1), 2, tmp_path / "model.pth")
     train(training, losses(1e4, -1e6))
-    assert training.lowest == -1e6
+    assert training.best_score == -1e6
+
+
+def test_a_training_of_which_nothing_is_known_cannot_be_finished(tmp_path):
+    training = Training(GRU(1, 3, 1), 2, tmp_path / "model.pth")
+    leave(training)
+    with pytest.raises(ValueError, match="no epoch has reported"):
+        training.finish()
+    assert list(tmp_path.iterdir()) == []
 
 
 # ---- how a run ends ----
 
 
 def end_of(main):
-    with pytest.raises(SystemExit) as stopped:
+    with pytest.raises((SystemExit, KeyboardInterrupt)) as stopped:
         plumbing.run(main)
+    assert stopped.type is SystemExit
     return stopped.value.code
 
 

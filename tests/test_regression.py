@@ -7,13 +7,11 @@ import pytest
 import torch
 
 import gru_regression_scratch as task
-from datasets import FitzhughNagumo, Traces
+from datasets import FitzhughNagumo
 from models import GRU
 
-TINY = [
-    *("--num_train=4", "--num_test=3", "--num_samples=100", "--duration=40"),
-    *("--n_hidden=4", "--num_epochs=1", "--no-train_visualization"),
-]
+TINY = ["--num_train=4", "--num_test=3", "--num_samples=100", "--duration=40"]
+TINY += ["--n_hidden=4", "--num_epochs=1", "--device=cpu", "--no-train_visualization"]
 
 
 # ---- the recording ----
@@ -43,19 +41,30 @@ class AddsOne:
         return torch.cat([x, beyond]) + 1
 
 
-def test_a_look_is_scored_by_the_truth_and_runs_freely_from_half_way_on():
-    true = Traces(np.arange(41.0)[:, None] + [0, 100], dt=1.0)
-    V = np.arange(41.0)[:, None] + [3, 100]  # the first one was recorded 3 too high
-    V[:9] = 1e6
-    look = task.look(AddsOne(), Traces(V, dt=1.0), true)
-    # (3² + 0²) / 2, over all steps but the first ones
-    assert look["view_loss"] == pytest.approx(4.5)
-    assert look["samples"].tolist() == V[1:21, 0].tolist()
-    assert look["trace"].tolist() == [*(V[:20, 0] + 1), *np.arange(24, 44)]
+@pytest.mark.parametrize("T", [8, 9])
+def test_from_half_way_on_a_network_sees_only_itself(T):
+    x = 10.0 * torch.arange(T)[:, None, None]
+    trace = task.half_on_its_own(AddsOne(), x)
+    alone = 31 + np.arange(1, T - 3)  # from the fourth sample, which is 30
+    assert trace.tolist() == [1, 11, 21, 31, *alone]
+
+
+def test_a_report_shows_the_first_trace_and_the_samples_that_were_seen(tmp_path):
+    torch.manual_seed(0)
+    args = task.parse_flags([*TINY, "--noise_std=0", f"--out_dir={tmp_path}"])
+    model = task.make_network(args, 3)
+    view = FitzhughNagumo(3, 40, duration=16.0, seed=1)
+    training = task.train_model(model, view, view, args)
+    (report,) = training.history
+    trace = task.half_on_its_own(model, view.data_x[:, :1])
+    np.testing.assert_array_equal(report["trace"], trace)
+    np.testing.assert_array_equal(report["samples"], view.data_y[:20, 0, 0])
+    error = model.predict(view.data_x) - view.data_y
+    assert report["view_loss"] == pytest.approx(error[9:].square().mean().item())
 
 
 @pytest.mark.parametrize(("N", "T"), [(4, 60), (5, 61), (1, 20)])
-def test_windows_are_counted_as_an_epoch_goes_through_them(N, T, monkeypatch):
+def test_updates_are_counted_as_an_epoch_makes_them(N, T, monkeypatch):
     data = FitzhughNagumo(N, T, duration=0.4 * T, seed=0)
     steps = []
     monkeypatch.setattr(task, "gradient_step", lambda *_: steps.append(1))
@@ -63,7 +72,7 @@ def test_windows_are_counted_as_an_epoch_goes_through_them(N, T, monkeypatch):
     model = GRU(1, 2, 1)
     settings = {"batch_size": 2, "window": 20, "max_grad_norm": 1.0}
     task.train_epoch(model, data, None, schedule, **settings)
-    assert task.count_windows(data, batch_size=2, window=20) == len(steps)
+    assert task.count_updates(data, batch_size=2, window=20) == len(steps)
 
 
 # ---- the reach of a gradient ----

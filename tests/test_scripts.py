@@ -255,6 +255,17 @@ def test_retrain_judges_the_network_that_it_trains_by_its_own_flags(
     assert (args.out_dir, args.train_visualization) == (tmp_path, False)
 
 
+def test_gates_are_drawn_only_of_a_network_that_has_both(shell, tmp_path):
+    stem = "gru_autoregression"
+    path = tmp_path / "model.pth"
+    save_checkpoint(path, CELLS["leaky"](1, 4, 1, residual=True))
+    out_dir = tmp_path / "out"
+    run = shell(stem, f"{TINY[stem]} --checkpoint {path} --out_dir {out_dir}")
+    assert (run.status, run.stderr) == (0, "")
+    drawn = {path.name for path in out_dir.iterdir()} - {f"{stem}_metrics.json"}
+    assert drawn == PICTURES[stem] - {"gates.png"}
+
+
 def test_five_thousand_short_traces_are_traces(shell, tmp_path):
     stem = "gru_regression_scratch"
     flags = "--num_train 5200 --num_samples 50 --duration 20 --num_epochs 1"

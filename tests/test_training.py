@@ -331,6 +331,47 @@ def test_steps_become_smaller_as_a_cosine_and_gradients_are_clipped(
     assert rates == pytest.approx(expected)
 
 
+# what an epoch takes, if it is not called like its flag
+FLAG_OF = {"num_updates": "updates_per_epoch"}
+EPOCHS = {
+    "1": (regression, "train_epoch", "--window=17 --num_epochs=2"),
+    "2": (
+        generation,
+        "next_step_epoch",
+        "--num_epochs_one_step=2 --num_epochs=0 --window=17 --input_noise=0.1",
+    ),
+    "2, running freely": (
+        generation,
+        "free_running_epoch",
+        f"{FREE} --input_noise=0.1 --next_step_weight=7",
+    ),
+    "3": (classification, "train_epoch", "--num_epochs=2 --loss_from=0.7"),
+    "4": (driven, "train_epoch", "--num_epochs=2 --window=17 --noise_std=0.3"),
+}
+
+
+@pytest.mark.parametrize("task", EPOCHS)
+def test_flags_reach_the_epochs(task, monkeypatch, tmp_path):
+    script, name, flags = EPOCHS[task]
+    calls = []
+
+    def epoch(model, dataset, optimizer, *schedule, **settings):
+        optimizer.step()  # without a gradient: nothing changes
+        calls.append(settings)
+        return 0.5
+
+    monkeypatch.setattr(script, name, epoch)
+    flags += " --batch_size=3 --max_grad_norm=0.125"
+    args = script.parse_flags(flags.split())
+    dataset, model = begin_training(script)
+    train(script, model, dataset, flags, tmp_path)
+    assert len(calls) >= 2
+    for settings in calls:
+        settings.pop("horizon", None)  # which grows
+        for setting, value in settings.items():
+            assert value == getattr(args, FLAG_OF.get(setting, setting)), setting
+
+
 def shared(one, other):
     """The share of the numbers of one tensor that are in another one, too."""
     return torch.isin(one, other).double().mean().item()
