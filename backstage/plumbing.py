@@ -14,6 +14,8 @@ from backstage.fast import kernel_runs_on
 from backstage.files import CannotWriteError, write
 from datasets import TooLargeError
 
+LARGEST = 10**9  # number that a flag takes
+SMALLEST = 1e-9  # number above 0
 MOST_UNITS = 4096  # of a network: more would fill the memory
 LARGEST_SEED = 2**30 - 1  # the data sets of a run have seeds of their own, below 2**32
 
@@ -50,32 +52,35 @@ class FlagParser(argparse.ArgumentParser):
 
     def error(self, message):
         hint = "--help lists the flags"
-        if message.startswith("unrecognized arguments: ") and message.split()[-1] in (
-            "True",
-            "False",
-        ):
+        a_word = message.startswith("unrecognized arguments: ")
+        is_switch = a_word and message.split()[-1] in ("True", "False")
+        if is_switch or "ignored explicit argument" in message:
             hint = "a switch takes no value: --flag or --no-flag"
         self.exit(2, f"{self.prog}: error: {message} ({hint})\n")
 
 
 def number(text, kind, accepts, expected):
-    """Read a flag's value; raise what argparse shows if it is not one of `accepts`."""
+    """Read a flag's value; raise what argparse shows if `accepts` does not take it."""
     try:
         value = kind(text)
     except ValueError:
         value = math.nan
     if not accepts(value):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected {expected}")
+        limit = ""
+        if value > LARGEST:
+            limit = f", at most {LARGEST:,}"
+        raise argparse.ArgumentTypeError(f"{text!r}: expected {expected}{limit}")
     return value
 
 
 def positive(text):
-    return number(text, float, lambda value: 0 < value < math.inf, "a number above 0")
+    expected = "a number above 0"
+    return number(text, float, lambda value: SMALLEST <= value <= LARGEST, expected)
 
 
 def not_negative(text):
     expected = "a number, 0 or more"
-    return number(text, float, lambda value: 0 <= value < math.inf, expected)
+    return number(text, float, lambda value: 0 <= value <= LARGEST, expected)
 
 
 def share(text):
@@ -84,11 +89,13 @@ def share(text):
 
 
 def count(text):
-    return number(text, int, lambda value: value >= 1, "a whole number above 0")
+    expected = "a whole number above 0"
+    return number(text, int, lambda value: 1 <= value <= LARGEST, expected)
 
 
 def count_from_0(text):
-    return number(text, int, lambda value: value >= 0, "a whole number, 0 or more")
+    expected = "a whole number, 0 or more"
+    return number(text, int, lambda value: 0 <= value <= LARGEST, expected)
 
 
 def units(text):

@@ -158,30 +158,33 @@ def as_number(value):
 
 
 class CtrlC:
-    """While it is entered, a first Ctrl-C calls `respond`; a second one ends the run.
+    """While it is entered, a first Ctrl-C calls `respond`.
 
-    Only the main thread of Python may take signals: in another one nothing changes.
+    A second one goes to whoever was asked before: to Python, which ends the run.
+    Only the main thread may take signals: in another one nothing changes.
     """
 
     def __init__(self, respond):
         self.respond = respond
+        self.waits = False
         self.previous_handler = None
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():
-            self.previous_handler = signal.signal(signal.SIGINT, self._first)
+            self.previous_handler = signal.signal(signal.SIGINT, self._handle)
+            self.waits = True
 
-    def _first(self, *_):
-        self._give_back()
-        self.respond()
-
-    def _give_back(self):
-        if self.previous_handler is not None:
-            signal.signal(signal.SIGINT, self.previous_handler)
-            self.previous_handler = None
+    def _handle(self, number, frame):
+        if self.waits:
+            self.waits = False
+            self.respond()
+        else:
+            self.previous_handler(number, frame)
 
     def __exit__(self, *_):
-        self._give_back()
+        self.waits = False
+        if signal.getsignal(signal.SIGINT) == self._handle:  # no other has come since
+            signal.signal(signal.SIGINT, self.previous_handler)
 
 
 def gradient_step(loss, optimizer, max_grad_norm):

@@ -179,14 +179,28 @@ def asked(monkeypatch):
     return asked
 
 
-def test_the_ideal_observer_is_asked_about_the_test_traces(asked, tmp_path):
-    flags = small_run(tmp_path, "--noise_std=0.3", "--seed=1", "--test_factor=2")
+def test_the_ideal_observer_is_asked_about_the_test_traces(
+    asked, monkeypatch, tmp_path
+):
+    made = {}
+
+    def make_dataset(args, num, offset, factor=1):
+        T = 20 * factor
+        dataset = FitzhughNagumoClassification(3, T, float(T), seed=offset)
+        made[offset] = SimpleNamespace(dataset=dataset, num=num, factor=factor)
+        return dataset
+
+    monkeypatch.setattr(task, "make_dataset", make_dataset)
+    flags = small_run(tmp_path, "--noise_std=0.3", "--num_test=5", "--test_factor=2")
     metrics = task.main(flags)
+    assert {offset: (one.num, one.factor) for offset, one in made.items()} == {
+        0: (3, 1),  # to train on
+        1: (5, 2),  # to test on
+        2: (128, 1),  # to look at while it is trained
+    }
     data, dataset, noise_std = asked.arguments
-    # four times the seed, and the test set's number
-    test_set = FitzhughNagumoClassification(4, 80, 80.0, 0.3, True, True, seed=5)
-    assert torch.equal(data, test_set.data)
-    assert (dataset.T, dataset.dt, dataset.paces) == (80, 1.0, test_set.paces)
+    assert dataset is made[1].dataset
+    assert data is dataset.data
     assert noise_std == 0.3
     assert (metrics["ideal_accuracy"], metrics["ideal_confidence"]) == (0.5, 0.5)
 
