@@ -155,11 +155,13 @@ def evaluate_model(generate, dataset, warm_up, seed=0):
     first = dataset.data_x[:warm_up]
     true = dataset.data_x[warm_up:]
     metrics = judge(true, generate(first, len(true)), dataset.dt)
+    T, N, _ = dataset.data_x.shape
     torch.manual_seed(seed)  # the same noise for every generator
-    for noise in NOISES:
-        noisy = first + noise * torch.randn_like(first)
+    for noise_std in NOISES:
+        noise = torch.randn(N, T, 1).transpose(0, 1)  # drawn trace by trace
+        noisy = first + noise_std * noise[:warm_up]
         judged = judge(true, generate(noisy, len(true)), dataset.dt)
-        metrics[f"share_in_phase_noise_{noise}"] = judged["share_in_phase"]
+        metrics[f"share_in_phase_noise_{noise_std}"] = judged["share_in_phase"]
     return metrics
 
 

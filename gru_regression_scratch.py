@@ -113,7 +113,9 @@ LABELS = {
 def record(neurons, noise_std):
     """What an electrode hands out: noise on every sample, inputs and targets alike."""
     V = torch.cat([neurons.data_x[:1], neurons.data_y])[..., 0]  # (T + 1, N)
-    return Traces(V + noise_std * torch.randn_like(V), neurons.dt)
+    num_samples, N = V.shape
+    noise = torch.empty(N, num_samples).t().normal_()  # drawn trace by trace
+    return Traces(V + noise_std * noise, neurons.dt)
 
 
 def train_model(model, train_set, view, args):

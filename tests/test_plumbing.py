@@ -176,6 +176,14 @@ def test_ctrl_c_is_pythons_again_however_a_training_ends(end, tmp_path):
         signal.raise_signal(signal.SIGINT)
 
 
+def test_a_job_in_the_background_goes_on_ignoring_ctrl_c_afterwards(tmp_path):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell does before it
+    training = Training(GRU(1, 3, 1), 2, tmp_path / "model.pth")
+    train(training, losses(3.0, 2.0), interrupts=[1, 1])
+    assert training.interrupted
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
 def test_a_training_in_a_thread_leaves_ctrl_c_to_the_main_one(tmp_path):
     model = GRU(1, 3, 1)
     training = Training(model, 3, tmp_path / "model.pth")
