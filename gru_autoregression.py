@@ -177,8 +177,7 @@ def draw_runs(path, generators, dataset, warm_up):
     """Write free runs after a noisy warm-up, each on the neuron, as an animation."""
     num = round(8 * period() / dataset.dt)
     true = dataset.data_x[: warm_up + num, 1:2]
-    first = true[:warm_up]
-    noisy = first + 0.1 * torch.randn_like(first)
+    noisy = (true + 0.1 * torch.randn_like(true))[:warm_up]
     voltages = {"neuron": true.flatten()}
     for name, generator in generators.items():
         voltages[name] = torch.cat([noisy, generator(noisy, num)]).flatten()

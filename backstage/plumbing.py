@@ -52,9 +52,9 @@ class FlagParser(argparse.ArgumentParser):
 
     def error(self, message):
         hint = "--help lists the flags"
-        a_word = message.startswith("unrecognized arguments: ")
-        is_switch = a_word and message.split()[-1] in ("True", "False")
-        if is_switch or "ignored explicit argument" in message:
+        unrecognized = message.removeprefix("unrecognized arguments: ").split()
+        is_value = set(unrecognized) <= {"True", "False"}
+        if is_value or "ignored explicit argument" in message:
             hint = "a switch takes no value: --flag or --no-flag"
         self.exit(2, f"{self.prog}: error: {message} ({hint})\n")
 
@@ -66,20 +66,17 @@ def number(text, kind, accepts, expected):
     except ValueError:
         value = math.nan
     if not accepts(value):
-        limit = ""
-        if value > LARGEST:
-            limit = f", at most {LARGEST:,}"
-        raise argparse.ArgumentTypeError(f"{text!r}: expected {expected}{limit}")
+        raise argparse.ArgumentTypeError(f"{text!r}: expected {expected}")
     return value
 
 
 def positive(text):
-    expected = "a number above 0"
+    expected = f"a number above 0, at most {LARGEST:,}"
     return number(text, float, lambda value: SMALLEST <= value <= LARGEST, expected)
 
 
 def not_negative(text):
-    expected = "a number, 0 or more"
+    expected = f"a number from 0 to {LARGEST:,}"
     return number(text, float, lambda value: 0 <= value <= LARGEST, expected)
 
 
@@ -89,12 +86,12 @@ def share(text):
 
 
 def count(text):
-    expected = "a whole number above 0"
+    expected = f"a whole number from 1 to {LARGEST:,}"
     return number(text, int, lambda value: 1 <= value <= LARGEST, expected)
 
 
 def count_from_0(text):
-    expected = "a whole number, 0 or more"
+    expected = f"a whole number from 0 to {LARGEST:,}"
     return number(text, int, lambda value: 0 <= value <= LARGEST, expected)
 
 

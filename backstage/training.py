@@ -171,15 +171,18 @@ class CtrlC:
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():
-            self.previous_handler = signal.signal(signal.SIGINT, self._handle)
+            handler = signal.signal(signal.SIGINT, self._handle)
+            # None: it was not set from Python
+            self.previous_handler = signal.SIG_DFL if handler is None else handler
             self.waits = True
 
-    def _handle(self, number, frame):
+    def _handle(self, *_):
         if self.waits:
             self.waits = False
             self.respond()
         else:
-            self.previous_handler(number, frame)
+            signal.signal(signal.SIGINT, self.previous_handler)
+            signal.raise_signal(signal.SIGINT)
 
     def __exit__(self, *_):
         self.waits = False
