@@ -9,6 +9,7 @@ import copy
 import os
 import sys
 from importlib.util import find_spec
+from operator import attrgetter
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -29,6 +30,10 @@ class Verdict(NamedTuple):
     code: tuple
 
 
+# takes all functions and classes of a module like recurrence, quickly
+of_recurrence = attrgetter(
+    *[name for name, value in vars(recurrence).items() if callable(value)]
+)
 verdicts = WeakKeyDictionary()  # network -> Verdict
 reported = set()  # the code of which a difference has been reported
 
@@ -71,8 +76,7 @@ def all_code(model, textbook):
         textbook.forward_fast,
     )
     loop = loop_for(model, model.W_hh, model.W_hh)
-    of_loop = filter(callable, vars(recurrence).values())
-    return *of_textbook, *of_loop, loop, model.device.type
+    return *of_textbook, *of_recurrence(recurrence), loop, model.device.type
 
 
 def report_once(difference, code):
