@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from backstage.optimiser import OPTIMIZERS, make_optimizer
 from backstage.pictures import draw_losses, live_window, plot_free_run, save_figure
 from backstage.plumbing import (
     FlagParser,
@@ -49,6 +50,7 @@ flag("--input_noise", type=not_negative, default=0.25, help="largest, on the inp
 flag("--cell", type=str, choices=CELLS, default="gru", help="the network's step")
 flag("--n_hidden", type=units, default=64, help="hidden units")
 # training, both stages
+flag("--optimizer", type=str, choices=OPTIMIZERS, default="adam", help="or muon")
 flag("--batch_size", type=count, default=32, help="trajectories per gradient step")
 flag("--max_grad_norm", type=positive, default=0.1, help="longer gradients are clipped")
 flag("--seed", type=seed, default=0, help="fixes data, first weights and batches")
@@ -62,7 +64,12 @@ flag(
 # stage 1: the next step
 flag("--num_epochs_one_step", type=count_from_0, default=20, help="passes")
 flag("--window", type=count, default=128, help="steps back: truncated BPTT")
-flag("--init_lr", type=positive, default=1e-2, help="Adam's; decays to 0 as a cosine")
+flag(
+    "--init_lr",
+    type=positive,
+    default=1e-2,
+    help="learning rate; decays to 0 as a cosine",
+)
 # stage 2: running freely
 flag(
     "--num_epochs", type=count_from_0, default=60, help="epochs of --updates_per_epoch"
@@ -72,7 +79,12 @@ flag("--warm_up", type=count, default=50, help="samples seen before a free run")
 flag("--first_horizon", type=count, default=100, help="free steps at the beginning")
 flag("--horizon", type=count, default=400, help="free steps at the end")
 flag("--next_step_weight", type=not_negative, default=30.0, help="of next-step loss")
-flag("--free_lr", type=positive, default=5e-4, help="Adam's; decays to 0 as a cosine")
+flag(
+    "--free_lr",
+    type=positive,
+    default=5e-4,
+    help="learning rate; decays to 0 as a cosine",
+)
 # output
 flag(
     "--train_visualization",
@@ -109,8 +121,12 @@ def train_model(model, train_set, valid_set, args):
         window=window,
         info={"task": "autoregression", "dt": train_set.dt},
     )
-    one_step = make_schedule(model, args.init_lr, args.num_epochs_one_step)
-    free = make_schedule(model, args.free_lr, args.num_epochs)
+    one_step = make_schedule(
+        make_optimizer(args.optimizer, model, args.init_lr), args.num_epochs_one_step
+    )
+    free = make_schedule(
+        make_optimizer(args.optimizer, model, args.free_lr), args.num_epochs
+    )
     for epoch in training:
         free_epoch = epoch - args.num_epochs_one_step
         if free_epoch <= 0:
@@ -150,9 +166,8 @@ def train_model(model, train_set, valid_set, args):
     return training
 
 
-def make_schedule(model, lr, num_epochs):
-    """A schedule, whose optimizer is Adam: the learning rate decays to 0."""
-    optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
+def make_schedule(optimizer, num_epochs):
+    """Let the learning rate of an optimizer decay to 0, epoch by epoch."""
     return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, num_epochs))
 
 

@@ -23,6 +23,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch.nn.functional import cross_entropy
 
+from backstage.optimiser import OPTIMIZERS, make_optimizer
 from backstage.pictures import (
     draw_accuracy,
     draw_confusion,
@@ -49,7 +50,7 @@ from backstage.plumbing import (
 from backstage.training import Training, gradient_step
 from cells import CELLS
 from datasets import FitzhughNagumoClassification, crosses_upwards
-from observers import clean_windows, ideal_beliefs
+from observers import SMALLEST_NOISE, clean_windows, ideal_beliefs
 
 STEM = "gru_classification_scratch"
 CLASSES = list(FitzhughNagumoClassification.CLASSES)
@@ -95,7 +96,13 @@ flag(
 flag("--num_epochs", type=count, default=24, help="passes, redrawn for each")
 flag("--batch_size", type=count, default=48, help="traces per gradient step")
 flag("--loss_from", type=share, default=0.0, help="asked after this share of a trace")
-flag("--init_lr", type=positive, default=2e-2, help="Adam's; decays to 0 as a cosine")
+flag("--optimizer", type=str, choices=OPTIMIZERS, default="adam", help="or muon")
+flag(
+    "--init_lr",
+    type=positive,
+    default=2e-2,
+    help="learning rate; decays to 0 as a cosine",
+)
 flag(
     "--max_grad_norm", type=positive, default=0.05, help="longer gradients are clipped"
 )
@@ -132,7 +139,6 @@ ORIGINAL = {
     "max_grad_norm": 0.2,
 }
 
-SMALLEST_NOISE = 0.01  # with less, no hypothesis of the ideal observer is near enough
 # the share of a trace that has been seen
 ALONG_THE_WAY = {"at_quarter": 0.25, "at_half": 0.5, "at_three_quarters": 0.75}
 
@@ -158,7 +164,7 @@ def train_model(model, train_set, view, args):
     step. Returns the Training.
     """
     num_updates = args.num_epochs * math.ceil(len(train_set) / args.batch_size)
-    optimizer = torch.optim.Adam(model.parameters(), lr=args.init_lr, fused=True)
+    optimizer = make_optimizer(args.optimizer, model, args.init_lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_updates)
     window = None
     if args.train_visualization:
@@ -167,6 +173,7 @@ def train_model(model, train_set, view, args):
         model,
         args.num_epochs,
         args.out_dir / f"{STEM}.pth",
+        best_by="loss",
         loss_limit=100.0,
         window=window,
         info={"task": "classification", "dt": train_set.dt},
@@ -374,6 +381,8 @@ def parse_flags(argv):
     if args.task == "original":
         # again: what is in the namespace already takes the place of a default
         args = parser.parse_args(argv, Namespace(**ORIGINAL))
+    if args.memory < 2:
+        parser.error("--memory: expected 2 steps or more")
     if args.duration < 2 * args.dt:
         parser.error("--duration, --dt: expected at least two samples")
     return args

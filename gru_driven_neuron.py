@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from backstage.checkpoints import load_checkpoint
+from backstage.optimiser import OPTIMIZERS, make_optimizer
 from backstage.pictures import (
     Answers,
     draw_answers,
@@ -62,7 +63,13 @@ flag("--n_hidden", type=units, default=64, help="hidden units")
 flag("--num_epochs", type=count, default=50, help="passes over the training set")
 flag("--batch_size", type=count, default=64, help="trajectories per gradient step")
 flag("--window", type=count, default=64, help="steps back: truncated BPTT")
-flag("--init_lr", type=positive, default=1e-2, help="Adam's; decays to 0 as a cosine")
+flag("--optimizer", type=str, choices=OPTIMIZERS, default="adam", help="or muon")
+flag(
+    "--init_lr",
+    type=positive,
+    default=1e-2,
+    help="learning rate; decays to 0 as a cosine",
+)
 flag("--max_grad_norm", type=positive, default=0.1, help="longer gradients are clipped")
 flag("--seed", type=seed, default=0, help="fixes data, first weights and batches")
 flag(
@@ -86,7 +93,7 @@ REST = -1.1994, -0.6243  # V and W of a neuron at rest, I = 0: experiments begin
 WARM_UP = 50  # true samples that a network sees before it runs freely
 SKIP = 10  # first samples to which an untrained network's readout is not fitted
 PULSE_BEGIN = WARM_UP + 30  # the sample at which a neuron at rest is poked
-SPIKE_HEIGHT = 1.0  # no voltage at rest is as high
+SPIKE_HEIGHT = 1.0  # no voltage at rest under I = 0 is as high
 
 # ---- training ----
 
@@ -104,11 +111,12 @@ def train_model(model, train_set, valid_set, args):
         model,
         args.num_epochs,
         args.out_dir / f"{STEM}.pth",
+        best_by="loss",
         loss_limit=100.0,  # voltages are of the order 1
         window=window,
         info={"task": "driven neuron", "currents": args.currents, "dt": DT},
     )
-    optimizer = torch.optim.Adam(model.parameters(), lr=args.init_lr, fused=True)
+    optimizer = make_optimizer(args.optimizer, model, args.init_lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.num_epochs)
     for _ in training:
         loss = train_epoch(
@@ -213,7 +221,7 @@ PHASES = np.arange(48) / 48
 
 
 def f_i_curve(respond):
-    """Spikes per time unit under each of LEVELS; 0 if there are none."""
+    """Spikes per time unit under each of LEVELS; 0 if there are fewer than three."""
     settling = 500  # samples
     V = respond(np.tile(LEVELS, (settling + 800, 1)))[settling:]
     frequencies = []
@@ -302,7 +310,7 @@ def coincidence(true, V, tolerance=6.0):
         true_times = upward_crossings(true_trace, DT)
         times = upward_crossings(trace, DT)
         near = abs(true_times[:, None] - times) <= tolerance
-        # of either trace those that have one near: no spike counts for two
+        # of either trace those that have one near; the fewer, as one may be near to two
         hits = min(near.any(axis=0).sum(), near.any(axis=1).sum())
         scores.append(2 * hits / max(1, len(true_times) + len(times)))
     return np.mean(scores)
@@ -436,6 +444,14 @@ def parse_flags(argv):
     return args
 
 
+def load_shipped(currents, device):
+    """Load the network that was trained under these currents."""
+    try:
+        return load_checkpoint(SHIPPED / f"driven_{currents}.pth", device)
+    except ValueError as error:
+        return parser.error(error)
+
+
 def make_network(args):
     return CELLS[args.cell](2, args.n_hidden, 1, residual=True).to(args.device)
 
@@ -443,6 +459,8 @@ def make_network(args):
 def main(argv=None):
     args = parse_flags(argv)
     args.device = set_up(args.seed, args.device, args.out_dir)
+    other = "constant" if args.currents == "jumps" else "jumps"
+    shipped = load_shipped(other, args.device)
     # no two offsets or seeds share a trajectory
     train_set = DrivenNeurons(
         args.num_train,
@@ -459,12 +477,7 @@ def main(argv=None):
     fit_readout(untrained, train_set.data_x, train_set.data_y, SKIP)
     training = train_model(model, train_set, valid_set, args)
 
-    networks = {}
-    for name in ("jumps", "constant"):
-        path = SHIPPED / f"driven_{name}.pth"
-        networks[name] = load_checkpoint(path, args.device)
-    networks[args.currents] = model  # in place of the shipped one
-    networks["untrained"] = untrained
+    networks = {args.currents: model, other: shipped, "untrained": untrained}
     asked = {"neuron": neuron, "neuron_off": neuron_off_by_a_hundredth}
     for name, trained in networks.items():
         asked[name] = network(trained)

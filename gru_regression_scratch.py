@@ -20,6 +20,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures
 from torch.nn.functional import mse_loss
 
+from backstage.optimiser import OPTIMIZERS, make_optimizer
 from backstage.pictures import (
     draw_losses,
     draw_memory,
@@ -44,7 +45,7 @@ from backstage.plumbing import (
 from backstage.training import Training, fit_readout, gradient_step
 from cells import CELLS
 from datasets import FitzhughNagumo, Traces
-from observers import ideal_prediction
+from observers import SMALLEST_NOISE, ideal_prediction
 
 STEM = "gru_regression_scratch"
 
@@ -69,7 +70,13 @@ flag("--n_hidden", type=units, default=32, help="hidden units")
 flag("--num_epochs", type=count, default=40, help="passes, each with new noise")
 flag("--batch_size", type=count, default=32, help="trajectories per gradient step")
 flag("--window", type=count, default=250, help="steps back: truncated BPTT")
-flag("--init_lr", type=positive, default=2e-2, help="Adam's; decays to 0 as a cosine")
+flag("--optimizer", type=str, choices=OPTIMIZERS, default="adam", help="or muon")
+flag(
+    "--init_lr",
+    type=positive,
+    default=2e-2,
+    help="learning rate; decays to 0 as a cosine",
+)
 flag("--max_grad_norm", type=positive, default=0.2, help="longer gradients are clipped")
 flag("--seed", type=seed, default=0, help="fixes data, first weights and batches")
 flag(
@@ -97,7 +104,6 @@ CLEAN_DEFAULTS = {
 }
 
 SKIP = 9  # first samples, neither trained on nor scored: so soon nobody can know W
-SMALLEST_NOISE = 0.01  # with less, no hypothesis of the ideal observer is near enough
 
 # how a table and a picture call each predictor
 LABELS = {
@@ -126,7 +132,7 @@ def train_model(model, train_set, view, args):
     samples is scored without noise: view_loss.
     """
     updates_per_epoch = count_updates(train_set, args.batch_size, args.window)
-    optimizer = torch.optim.Adam(model.parameters(), lr=args.init_lr, fused=True)
+    optimizer = make_optimizer(args.optimizer, model, args.init_lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
         optimizer, args.num_epochs * updates_per_epoch
     )

@@ -135,7 +135,8 @@ class GRU(nn.Module):
 
         The same numbers as those of `forward_by_steps`, but faster. A network with a
         step or a readout of its own goes by steps, and so does a GRU in which these
-        were edited: backstage/fast.py sees to it.
+        were edited: backstage/fast.py sees to it. To look inside of a step, print there
+        and call `forward_by_steps`.
         Raises ValueError for shapes that do not fit. Second derivatives raise
         RuntimeError; `forward_by_steps` has them.
         """

@@ -14,6 +14,7 @@ from scipy.spatial import KDTree
 from datasets import ANYWHERE, ORIGINAL, draw_starts, period, simulate
 
 NUM_STARTS = 20_000  # hypotheses about where in the plane a neuron has started
+SMALLEST_NOISE = 0.01  # with less, no hypothesis is near enough to a trace
 SEED = 2**32  # of these starts: a seed that no run has
 MAX_VALUES = 10**7  # of V of all these neurons at a time: 0.1 GB in float64
 # Two paths lead to the limit cycle, one on each side, from two corners of the box in

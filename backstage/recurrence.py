@@ -132,7 +132,8 @@ class Recurrence(torch.autograd.Function):
 def remember(ctx, run, stacked, blocks):
     """Save for the way back; tensors by save_for_backward, so that they are freed.
 
-    It takes one flat list: four shared ones, the weights, a pair for each block.
+    It takes one flat list: four shared ones, the weights, then the gates of all blocks
+    and their candidates.
     """
     ctx.num_given = run.num_given
     ctx.residual = run.readout.residual
@@ -199,8 +200,8 @@ def transpose(stacked):
     )
 
 
-# Inside of an autograd.Function gradients are off already. Here PyTorch does not even
-# count what is changed in place, which makes small operations some 8 % faster.
+# Inside of an autograd.Function gradients are off already. Here PyTorch keeps even less
+# book, which makes small operations some 8 % faster.
 @torch.inference_mode()
 def loop_forward(run, block, stacked):
     """Go through the steps of a block, and fill in their states.
@@ -236,7 +237,8 @@ def loop_backward(run, block, transposed, dstates, dH, dX):
     """Go back through the steps of a block.
 
     dH (B, n), the gradient of the state after the block, becomes that of the state
-    before it; dX (T + future, B, num_inputs) is filled in from step T on.
+    before it. dX (T + future, B, num_inputs) is added to from step T on; with residual,
+    from the step before.
     Returns dA_g (steps, B, 2n) and dA (steps, B, n).
     """
     _, states, num_given, readout = run
@@ -296,9 +298,12 @@ def add_gradients(gradients, run, block, dA_g, dA):
 
 
 def add_gradient_of_given(dX, run, block, transposed, dA_g, dA):
-    """Fill in dX of a block's given inputs, for all steps; the loop did the others."""
+    """Add to dX of a block's given inputs, for all steps; the loop did the others.
+
+    Add: with residual, the loop has a part in dX of the last given input.
+    """
     stop = min(block.steps.stop, run.num_given)
-    # a view: this fills in dX; empty, if all of the block was generated
+    # a view: this changes dX; empty, if all of the block was generated
     dX_given = dX[block.steps.start : stop].flatten(0, 1)
     dA_g = dA_g.flatten(0, 1)[: len(dX_given)]
     dA = dA.flatten(0, 1)[: len(dX_given)]
