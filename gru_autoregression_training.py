@@ -64,12 +64,7 @@ flag(
 # stage 1: the next step
 flag("--num_epochs_one_step", type=count_from_0, default=20, help="passes")
 flag("--window", type=count, default=128, help="steps back: truncated BPTT")
-flag(
-    "--init_lr",
-    type=positive,
-    default=1e-2,
-    help="learning rate; decays to 0 as a cosine",
-)
+flag("--init_lr", type=positive, default=1e-2, help="learning rate; falls to 0")
 # stage 2: running freely
 flag(
     "--num_epochs", type=count_from_0, default=60, help="epochs of --updates_per_epoch"
@@ -83,7 +78,7 @@ flag(
     "--free_lr",
     type=positive,
     default=5e-4,
-    help="learning rate; decays to 0 as a cosine",
+    help="learning rate; falls to 0",
 )
 # output
 flag(

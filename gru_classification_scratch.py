@@ -97,12 +97,7 @@ flag("--num_epochs", type=count, default=24, help="passes, redrawn for each")
 flag("--batch_size", type=count, default=48, help="traces per gradient step")
 flag("--loss_from", type=share, default=0.0, help="asked after this share of a trace")
 flag("--optimizer", type=str, choices=OPTIMIZERS, default="adam", help="or muon")
-flag(
-    "--init_lr",
-    type=positive,
-    default=2e-2,
-    help="learning rate; decays to 0 as a cosine",
-)
+flag("--init_lr", type=positive, default=2e-2, help="learning rate; falls to 0")
 flag(
     "--max_grad_norm", type=positive, default=0.05, help="longer gradients are clipped"
 )

@@ -64,12 +64,7 @@ flag("--num_epochs", type=count, default=50, help="passes over the training set"
 flag("--batch_size", type=count, default=64, help="trajectories per gradient step")
 flag("--window", type=count, default=64, help="steps back: truncated BPTT")
 flag("--optimizer", type=str, choices=OPTIMIZERS, default="adam", help="or muon")
-flag(
-    "--init_lr",
-    type=positive,
-    default=1e-2,
-    help="learning rate; decays to 0 as a cosine",
-)
+flag("--init_lr", type=positive, default=1e-2, help="learning rate; falls to 0")
 flag("--max_grad_norm", type=positive, default=0.1, help="longer gradients are clipped")
 flag("--seed", type=seed, default=0, help="fixes data, first weights and batches")
 flag(

@@ -71,12 +71,7 @@ flag("--num_epochs", type=count, default=40, help="passes, each with new noise")
 flag("--batch_size", type=count, default=32, help="trajectories per gradient step")
 flag("--window", type=count, default=250, help="steps back: truncated BPTT")
 flag("--optimizer", type=str, choices=OPTIMIZERS, default="adam", help="or muon")
-flag(
-    "--init_lr",
-    type=positive,
-    default=2e-2,
-    help="learning rate; decays to 0 as a cosine",
-)
+flag("--init_lr", type=positive, default=2e-2, help="learning rate; falls to 0")
 flag("--max_grad_norm", type=positive, default=0.2, help="longer gradients are clipped")
 flag("--seed", type=seed, default=0, help="fixes data, first weights and batches")
 flag(
