@@ -98,7 +98,7 @@ ROWS = (
     ("amplitude_error", "amplitude, relative error", ".0e"),
     ("periods_in_phase", "periods in phase, median", ".1f"),
     ("periods_in_phase_min", "                  worst trajectory", ".1f"),
-    ("share_in_phase", "share of trajectories in phase to the end", ".2f"),
+    ("share_in_phase", "share whose last spike is in phase", ".2f"),
     ("share_in_phase_noise_0.2", "    after a warm-up with noise of 0.2", ".2f"),
 )
 
@@ -146,21 +146,22 @@ def fit_untrained(cell, num_hiddens, dataset, seed):
     return network
 
 
-def evaluate_model(generate, dataset, warm_up, seed=0):
+def evaluate_model(generator, dataset, warm_up, seed=0):
     """Judge a generator, after clean and after noisy warm-ups: flat metrics.
 
-    generate: a function of the first samples (warm_up, N, 1) and of how many are to
+    generator: a function of the first samples (warm_up, N, 1) and of how many are to
     follow, which returns those.
     """
     first = dataset.data_x[:warm_up]
     true = dataset.data_x[warm_up:]
-    metrics = judge(true, generate(first, len(true)), dataset.dt)
+    metrics = judge(true, generator(first, len(true)), dataset.dt)
     T, N, _ = dataset.data_x.shape
     torch.manual_seed(seed)  # the same noise for every generator
     for noise_std in NOISES:
-        noise = torch.randn(N, T, 1).transpose(0, 1)  # drawn trace by trace
+        # drawn trace by trace, as for the figures of the pages
+        noise = torch.randn(N, T, 1).transpose(0, 1)
         noisy = first + noise_std * noise[:warm_up]
-        judged = judge(true, generate(noisy, len(true)), dataset.dt)
+        judged = judge(true, generator(noisy, len(true)), dataset.dt)
         metrics[f"share_in_phase_noise_{noise_std}"] = judged["share_in_phase"]
     return metrics
 
@@ -248,6 +249,12 @@ def load_network(path, device, dt):
 
 def parse_flags(argv):
     args = parser.parse_args(argv)
+    if args.retrain and (
+        args.dt != DT or args.warm_up != parser.get_default("warm_up")
+    ):
+        parser.error(
+            "--dt, --warm_up: a network for others is trained by the other script"
+        )
     if args.cell != "gru" and not args.retrain:
         parser.error("--cell has no effect without --retrain")
     if args.num_test < 2 or args.test_duration < 300:

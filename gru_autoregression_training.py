@@ -302,7 +302,7 @@ def main(argv=None):
     last = training.history[-1]
     metrics = {
         "best_period_error": training.best_score,
-        "view_loss": last["view_loss"],
+        "last_view_loss": last["view_loss"],
         "train_seconds": last["seconds"],
         "interrupted": training.interrupted,
     }

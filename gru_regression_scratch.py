@@ -115,7 +115,8 @@ def record(neurons, noise_std):
     """What an electrode hands out: noise on every sample, inputs and targets alike."""
     V = torch.cat([neurons.data_x[:1], neurons.data_y])[..., 0]  # (T + 1, N)
     num_samples, N = V.shape
-    noise = torch.empty(N, num_samples).t().normal_()  # drawn trace by trace
+    # drawn trace by trace, as for the figures of the pages
+    noise = torch.empty(N, num_samples).t().normal_()
     return Traces(V + noise_std * noise, neurons.dt)
 
 

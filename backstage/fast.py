@@ -71,7 +71,10 @@ def has_own_step(model, textbook):
 
 
 def all_code(model, textbook):
-    """All that has a part in a verdict; in a notebook it may be defined again."""
+    """The textbook, the loop in PyTorch, and which loop, device and mode is taken.
+
+    In a notebook the functions may be defined again after a verdict.
+    """
     of_textbook = (
         textbook.single_step,
         textbook.readout,

@@ -251,6 +251,7 @@ def test_retrain_judges_the_network_that_it_trains_by_its_own_flags(
 
     monkeypatch.setattr(generation, "main", train)
     flags = "--retrain --cell leaky --seed 7 --device cpu --no-train_visualization"
+    flags += " --dt 0.78125 --warm_up 50"  # the training's own
     run = shell(
         "gru_autoregression",
         f"{TINY['gru_autoregression']} {flags} --out_dir {tmp_path}",
@@ -346,6 +347,7 @@ def test_a_notebook_runs_a_script_by_its_name(tmp_path, monkeypatch):
 
 HINT = "a switch takes no value: --flag or --no-flag"
 WRONG = [
+    ("gru_autoregression", "--retrain --dt 1", "--dt, --warm_up: a network for others"),
     ("gru_regression_scratch", "--n_hidden 0", "--n_hidden: '0': expected a whole"),
     ("gru_classification_scratch", "--n_hidden 1.5", "--n_hidden: '1.5': expected a"),
     ("gru_driven_neuron", "--n_hidden 100000000", "--n_hidden: '100000000': expected"),
