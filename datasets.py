@@ -23,9 +23,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from scipy.integrate import solve_ivp
 from torch.utils.data import Dataset
 
-MAX_SAMPLES = (
-    5 * 10**7
-)  # per dataset: 0.4 GB for V in float64, some more while it is made
+# per dataset: 0.4 GB for V in float64, some more while it is made
+MAX_SAMPLES = 5 * 10**7
 MAX_DURATION = 25_000  # time units: to simulate more takes longer than ten seconds
 MAX_SIZE = 1000  # of v0, w0, I, a, b: with more, the solver's steps become too short
 

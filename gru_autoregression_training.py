@@ -74,12 +74,7 @@ flag("--warm_up", type=count, default=50, help="samples seen before a free run")
 flag("--first_horizon", type=count, default=100, help="free steps at the beginning")
 flag("--horizon", type=count, default=400, help="free steps at the end")
 flag("--next_step_weight", type=not_negative, default=30.0, help="of next-step loss")
-flag(
-    "--free_lr",
-    type=positive,
-    default=5e-4,
-    help="learning rate; falls to 0",
-)
+flag("--free_lr", type=positive, default=5e-4, help="learning rate; falls to 0")
 # output
 flag(
     "--train_visualization",
@@ -116,25 +111,23 @@ def train_model(model, train_set, valid_set, args):
         window=window,
         info={"task": "autoregression", "dt": train_set.dt},
     )
-    one_step = make_schedule(
-        make_optimizer(args.optimizer, model, args.init_lr), args.num_epochs_one_step
-    )
-    free = make_schedule(
-        make_optimizer(args.optimizer, model, args.free_lr), args.num_epochs
-    )
+    one_step_optimizer = make_optimizer(args.optimizer, model, args.init_lr)
+    one_step_schedule = make_schedule(one_step_optimizer, args.num_epochs_one_step)
+    free_optimizer = make_optimizer(args.optimizer, model, args.free_lr)
+    free_schedule = make_schedule(free_optimizer, args.num_epochs)
     for epoch in training:
         free_epoch = epoch - args.num_epochs_one_step
         if free_epoch <= 0:
             loss = next_step_epoch(
                 model,
                 train_set,
-                one_step.optimizer,
+                one_step_optimizer,
                 batch_size=args.batch_size,
                 window=args.window,
                 input_noise=args.input_noise,
                 max_grad_norm=args.max_grad_norm,
             )
-            one_step.step()
+            one_step_schedule.step()
             view = validate(model, valid_set, args.warm_up, horizon=None)
             training.report(stage="next step", loss=loss, **view)
         else:
@@ -143,7 +136,7 @@ def train_model(model, train_set, valid_set, args):
             loss = free_running_epoch(
                 model,
                 train_set,
-                free.optimizer,
+                free_optimizer,
                 horizon=horizon,
                 warm_up=args.warm_up,
                 num_updates=args.updates_per_epoch,
@@ -152,7 +145,7 @@ def train_model(model, train_set, valid_set, args):
                 next_step_weight=args.next_step_weight,
                 max_grad_norm=args.max_grad_norm,
             )
-            free.step()
+            free_schedule.step()
             view = validate(model, valid_set, args.warm_up, horizon)
             if growth == 1.0:
                 view["score"] = view["period_error"]

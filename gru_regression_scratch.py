@@ -302,7 +302,10 @@ def fit_baselines(dataset):
 
 
 def predict_all(networks, baselines, x):
-    """What each predicts to come next at every step of x (T, N, 1): key -> (T, N)."""
+    """What each predicts to come next at every step of x: key -> (T, N).
+
+    x: (T, N, 1), or (T, N, 2) for networks that are told a current.
+    """
     V = x[..., 0].double().numpy()
     predictions = {"persistence": V}
     for key, baseline in baselines.items():

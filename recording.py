@@ -193,7 +193,7 @@ def free_run(model, V, warm_up, I=None):
         )
     scaled = [torch.tensor(scale(sweep, info)) for sweep in sweeps]
     # short sweeps are filled with zeros: all run side by side, as long as the longest
-    inputs = pad_sequence(scaled).to(model.fc.weight)
+    inputs = pad_sequence(scaled).to(model.W_hh)
     voltages = run_on(model, inputs, warm_up).double().cpu().numpy()
     runs = []
     for k, sweep in enumerate(sweeps):

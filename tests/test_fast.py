@@ -40,11 +40,16 @@ def squared_readout(self, H, X):
     return self.fc(torch.relu(H) ** 2)
 
 
+def squared_features(self, H):
+    return torch.relu(H) ** 2
+
+
 EDITS = {
     "no reset gate": ("single_step", no_reset_gate),
     "Z and 1 - Z exchanged": ("single_step", exchanged),
     "another gradient": ("single_step", detached),
     "another readout": ("readout", squared_readout),
+    "other features": ("features", squared_features),
 }
 
 
@@ -136,6 +141,18 @@ def test_an_edit_of_forward_fast_is_noticed(capsys, monkeypatch):
 
 
 FORWARD_FAST = GRU.forward_fast
+
+
+def test_a_step_that_is_another_one_in_training_is_noticed_there(monkeypatch):
+    def drops_half_in_training(self, X, H):
+        return STEP(self, X, H / 2 if self.training else H)
+
+    monkeypatch.setattr(GRU, "single_step", drops_half_in_training)
+    model = GRU(1, 6, 1).eval()
+    x = torch.randn(9, 2, 1)
+    model(x)
+    model.train()
+    assert torch.equal(model(x)[0], model.forward_by_steps(x)[0])
 
 
 def test_an_edit_after_the_first_run_is_noticed(capsys, monkeypatch):
