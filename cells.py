@@ -12,7 +12,7 @@ from torch import nn
 from models import GRU
 
 FASTEST = 1.5  # steps: time constants of the units of a new Leaky network
-SLOWEST = 60.0
+SLOWEST = 60.0  # unless lengthen_memory says otherwise
 
 
 class Plain(GRU):
@@ -26,6 +26,9 @@ class Plain(GRU):
         del self.W_xz, self.W_hz, self.b_z
         del self.W_xr, self.W_hr, self.b_r
 
+    def lengthen_memory(self, longest):
+        """Do nothing: no unit of this network keeps its number."""
+
     def single_step(self, X, H):
         H_new = torch.tanh(X @ self.W_xh + H @ self.W_hh + self.b_h)
         return H_new, self.readout(H_new, X)
@@ -35,8 +38,7 @@ class Leaky(GRU):
     """Each unit mixes old and new in a constant proportion Z of its own, learnt.
 
     In neuroscience: a rate network. A unit forgets as Zᵗ does, with a time constant
-    of about 1 / (1 - Z) steps; those of a new network are spread evenly on a
-    logarithmic scale, from FASTEST to SLOWEST.
+    of about 1 / (1 - Z) steps.
     Source: Quax et al. (2020), https://doi.org/10.1038/s41598-020-68169-x
     """
 
@@ -44,11 +46,16 @@ class Leaky(GRU):
         super().__init__(*sizes, **switches)
         del self.W_xz, self.W_hz
         del self.W_xr, self.W_hr, self.b_r
-        scale = torch.linspace(
-            math.log(FASTEST), math.log(SLOWEST), self.num_hiddens, dtype=torch.float64
+        self.lengthen_memory(SLOWEST)
+
+    @torch.no_grad()
+    def lengthen_memory(self, longest):
+        """Spread the time constants from FASTEST to `longest`, on a log scale."""
+        slowest = max(FASTEST, longest)
+        log_tau = torch.linspace(
+            math.log(FASTEST), math.log(slowest), self.num_hiddens, dtype=torch.float64
         )
-        with torch.no_grad():
-            self.b_z.copy_(torch.log(scale.exp() - 1))  # σ(b_z) = 1 - 1 / τ
+        self.b_z.copy_(torch.log(log_tau.exp() - 1))  # σ(b_z) = 1 - 1 / τ
 
     def single_step(self, X, H):
         Z = torch.sigmoid(self.b_z)

@@ -50,7 +50,7 @@ flag("--input_noise", type=not_negative, default=0.25, help="largest, on the inp
 flag("--cell", type=str, choices=CELLS, default="gru", help="the network's step")
 flag("--n_hidden", type=units, default=64, help="hidden units")
 # training, both stages
-flag("--optimizer", type=str, choices=OPTIMIZERS, default="adam", help="or muon")
+flag("--optimizer", type=str, choices=OPTIMIZERS, default="muon", help="or adam")
 flag("--batch_size", type=count, default=32, help="trajectories per gradient step")
 flag("--max_grad_norm", type=positive, default=0.1, help="longer gradients are clipped")
 flag("--seed", type=seed, default=0, help="fixes data, first weights and batches")

@@ -38,6 +38,7 @@ from backstage.pictures import (
 from backstage.plumbing import (
     FlagParser,
     count,
+    memory,
     not_negative,
     positive,
     run,
@@ -88,15 +89,14 @@ flag("--cell", type=str, choices=CELLS, default="gru", help="the network's step"
 flag("--n_hidden", type=units, default=32, help="hidden units")
 flag(
     "--memory",
-    type=positive,
-    default=2.0,
-    help="units with an update gate begin with memories of 2 steps to this",
+    type=memory,
+    help="units that can keep begin with memories of up to so many steps",
 )
 # training
 flag("--num_epochs", type=count, default=24, help="passes, redrawn for each")
 flag("--batch_size", type=count, default=48, help="traces per gradient step")
 flag("--loss_from", type=share, default=0.0, help="asked after this share of a trace")
-flag("--optimizer", type=str, choices=OPTIMIZERS, default="adam", help="or muon")
+flag("--optimizer", type=str, choices=OPTIMIZERS, default="muon", help="or adam")
 flag("--init_lr", type=positive, default=2e-2, help="learning rate; falls to 0")
 flag(
     "--max_grad_norm", type=positive, default=0.05, help="longer gradients are clipped"
@@ -136,20 +136,6 @@ ORIGINAL = {
 
 # the share of a trace that has been seen
 ALONG_THE_WAY = {"at_quarter": 0.25, "at_half": 0.5, "at_three_quarters": 0.75}
-
-
-@torch.no_grad()
-def lengthen_memory(model, longest):
-    """Let the units begin with memories of 2 to `longest` steps, drawn evenly.
-
-    A unit whose gate Z is constant forgets as Zᵗ does, with a time constant of about
-    τ = 1 / (1 - Z) steps. Gates begin near 1/2, a memory of two steps: what was seen
-    hundreds of steps ago is lost, and its gradient with it. Here Z = σ(b_z) with
-    b_z = log(τ - 1); if `longest` is 2, all b_z are 0.
-    Source: Tallec and Ollivier (2018), https://arxiv.org/abs/1804.11188
-    """
-    tau_minus_1 = torch.empty_like(model.b_z).uniform_(1, max(1, longest - 1))
-    model.b_z.copy_(tau_minus_1.log())
 
 
 def train_model(model, train_set, view, args):
@@ -376,8 +362,6 @@ def parse_flags(argv):
     if args.task == "original":
         # again: what is in the namespace already takes the place of a default
         args = parser.parse_args(argv, Namespace(**ORIGINAL))
-    if args.memory < 2:
-        parser.error("--memory: expected 2 steps or more")
     if args.duration < 2 * args.dt:
         parser.error("--duration, --dt: expected at least two samples")
     return args
@@ -404,8 +388,8 @@ def main(argv=None):
     test_set = make_dataset(args, args.num_test, offset=1, factor=args.test_factor)
     view = make_dataset(args, 128, offset=2)
     model = CELLS[args.cell](1, args.n_hidden, len(CLASSES)).to(args.device)
-    if hasattr(model, "W_hz"):  # an update gate: a leaky network has b_z, but none
-        lengthen_memory(model, args.memory)
+    if args.memory is not None:
+        model.lengthen_memory(args.memory)
     training = train_model(model, train_set, view, args)
 
     beliefs = class_probabilities(model, test_set.data)

@@ -34,6 +34,7 @@ from backstage.pictures import (
 from backstage.plumbing import (
     FlagParser,
     count,
+    memory,
     not_negative,
     positive,
     run,
@@ -66,11 +67,17 @@ flag("--noise_std", type=not_negative, default=0.1, help="of the noise on every 
 # model
 flag("--cell", type=str, choices=CELLS, default="gru", help="the network's step")
 flag("--n_hidden", type=units, default=32, help="hidden units")
+flag(
+    "--memory",
+    type=memory,
+    default=30.0,
+    help="units that can keep begin with memories of up to so many steps",
+)
 # training
 flag("--num_epochs", type=count, default=40, help="passes, each with new noise")
-flag("--batch_size", type=count, default=32, help="trajectories per gradient step")
+flag("--batch_size", type=count, default=16, help="trajectories per gradient step")
 flag("--window", type=count, default=250, help="steps back: truncated BPTT")
-flag("--optimizer", type=str, choices=OPTIMIZERS, default="adam", help="or muon")
+flag("--optimizer", type=str, choices=OPTIMIZERS, default="muon", help="or adam")
 flag("--init_lr", type=positive, default=2e-2, help="learning rate; falls to 0")
 flag("--max_grad_norm", type=positive, default=0.2, help="longer gradients are clipped")
 flag("--seed", type=seed, default=0, help="fixes data, first weights and batches")
@@ -415,6 +422,7 @@ def main(argv=None):
     view = make_neurons(args, 8, offset=1)
     test_set = make_neurons(args, args.num_test, offset=2)
     model = make_network(args, args.n_hidden)
+    model.lengthen_memory(args.memory)
     # controls: random networks, of which only the readout will be fitted
     untrained = [make_network(args, factor * args.n_hidden) for factor in (1, 4)]
     noisy_train = record(train_set, args.noise_std)

@@ -72,6 +72,19 @@ class GRU(nn.Module):
         # readout: a fully connected layer
         self.fc = nn.Linear(num_hiddens, num_outputs)
 
+    @torch.no_grad()
+    def lengthen_memory(self, longest):
+        """Let the units begin with memories of 2 to `longest` steps, drawn evenly.
+
+        A unit whose gate Z is constant forgets as Zᵗ does, with a time constant of
+        about τ = 1 / (1 - Z) steps. In a new network Z is near 1/2, a memory of two
+        steps: what was seen hundreds of steps ago is lost, and its gradient with it.
+        Here Z begins as σ(b_z) with b_z = log(τ - 1); if `longest` is 2, it is 1/2.
+        Source: Tallec and Ollivier (2018), https://arxiv.org/abs/1804.11188
+        """
+        tau_minus_1 = torch.empty_like(self.b_z).uniform_(1, max(1, longest - 1))
+        self.b_z.copy_(tau_minus_1.log())
+
     def single_step(self, X, H):
         """Take the input X (B, num_inputs) and the state H (B, num_hiddens).
 

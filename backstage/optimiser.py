@@ -64,7 +64,7 @@ class MuonAndAdam(torch.optim.Optimizer):
             matrix.sub_(step, alpha=self.param_groups[0]["lr"])
 
 
-OPTIMIZERS = ("adam", "muon")
+OPTIMIZERS = ("muon", "adam")
 
 
 def make_optimizer(name, model, lr):

@@ -95,6 +95,11 @@ def count_from_0(text):
     return number(text, int, lambda value: 0 <= value <= LARGEST, expected)
 
 
+def memory(text):
+    expected = f"a number of steps from 2 to {LARGEST:,}"
+    return number(text, float, lambda value: 2 <= value <= LARGEST, expected)
+
+
 def units(text):
     expected = f"a whole number from 1 to {MOST_UNITS:,}"
     return number(text, int, lambda value: 1 <= value <= MOST_UNITS, expected)

@@ -20,7 +20,7 @@ HARD = {"noise_std": 0.2, "random_phase": True, "match_period": True}
 def test_lengthened_memories_last_from_2_to_so_many_steps():
     torch.manual_seed(0)
     model = GRU(1, 1000, 2)
-    task.lengthen_memory(model, 20)
+    model.lengthen_memory(20)
     with torch.no_grad():
         # a candidate of 0, and a gate that is constant: the state only fades
         for weight in (model.W_hz, model.W_xz, model.W_hh, model.W_xh, model.b_h):
