@@ -19,7 +19,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.lib.stride_tricks import sliding_window_view
 from scipy.integrate import solve_ivp
 from torch.utils.data import Dataset
 
@@ -343,11 +342,13 @@ class FitzhughNagumoClassification(Dataset):
     random_phase: start anywhere on the limit cycle instead.
     match_period: slow every class down to the longest period: only the waveform tells
     them apart then.
+    pace_range: above 1, each trace runs at a pace of its own, up to so many times
+    slower or faster. Needs random_phase.
 
     data: (T, 2N, 1) float32, first all of class A, then all of class B
     labels: (2N,) int64, 0 for class A, 1 for class B
     traces: for each class (T, N) float64, without noise; with a random phase longer by
-    a period, from which `redraw` cuts windows of T samples
+    a period (and for the fastest pace), from which `redraw` cuts windows of T samples
     paces: for each class, its own time units per time unit of the dataset
     dataset[k] is one trace, (T, 1), and its label.
 
@@ -368,6 +369,7 @@ class FitzhughNagumoClassification(Dataset):
         noise_std=0.0,
         random_phase=False,
         match_period=False,
+        pace_range=1.0,
         seed=None,
     ):
         check_size(N, T, duration)
@@ -375,9 +377,15 @@ class FitzhughNagumoClassification(Dataset):
             raise ValueError(
                 f"noise_std = {noise_std}: expected a finite number from 0"
             )
+        if not 1 <= pace_range < math.inf or (pace_range > 1 and not random_phase):
+            raise ValueError(
+                f"pace_range = {pace_range}, random_phase = {random_phase}: expected a "
+                "finite number from 1, and above 1 a random phase"
+            )
         self.T = T
         self.dt = duration / T
         self.noise_std = noise_std
+        self.pace_range = pace_range
         self.rng = np.random.default_rng(seed)
         periods = [period(**parameters) for parameters in self.CLASSES.values()]
         longest = max(periods)
@@ -402,9 +410,10 @@ class FitzhughNagumoClassification(Dataset):
 
     def _traces_on_limit_cycle(self, N, periods, duration):
         """Simulate T samples and one period more, from which to choose a window."""
+        num_steps = math.ceil(self.pace_range * self.T)  # of the fastest window
         num_spare = math.ceil(max(periods) / self.dt)
-        check_size(N, self.T + num_spare, duration)
-        t = np.arange(self.T + num_spare) * self.dt
+        check_size(N, num_steps + num_spare, duration)
+        t = np.arange(num_steps + num_spare) * self.dt
         traces = []
         for parameters, own_period, pace in zip(
             self.CLASSES.values(), periods, self.paces
@@ -415,20 +424,29 @@ class FitzhughNagumoClassification(Dataset):
             V = V[1:]
             # one period of its own: no phase is likelier than another
             num_own_spare = math.ceil(own_period / pace / self.dt)
-            traces.append(V[: self.T + num_own_spare].copy())
+            traces.append(V[: num_steps + num_own_spare].copy())
         return traces
 
     def redraw(self):
         """Draw new windows and noise from the same neurons: an endless training set."""
-        windows = []
-        for V in self.traces:
-            every_window = sliding_window_view(V, self.T, axis=0)  # (starts, N, T)
-            num_starts, N, _ = every_window.shape
-            start = self.rng.integers(0, num_starts, N)
-            windows.append(every_window[start, np.arange(N)].T)
-        V = np.hstack(windows)  # (T, 2N)
+        V = np.hstack([self._windows(V) for V in self.traces])  # (T, 2N)
         noise = self.noise_std * self.rng.standard_normal(V.shape)
         self.data = _to_tensor(V + noise)
+
+    def _windows(self, V):
+        """Draw a window of T samples from each trace of V (..., N): (T, N)."""
+        N = V.shape[1]
+        num_steps = math.ceil(self.pace_range * self.T)
+        start = self.rng.integers(0, len(V) - num_steps + 1, N)
+        pace = 1.0
+        if self.pace_range > 1:
+            pace = self.pace_range ** self.rng.uniform(-1, 1, N)
+        sample = start + pace * np.arange(self.T)[:, None]  # (T, N)
+        before = sample.astype(int)
+        after = np.minimum(before + 1, len(V) - 1)
+        share = sample - before  # 0 if the pace is 1
+        each = np.arange(N)
+        return (1 - share) * V[before, each] + share * V[after, each]
 
     def __len__(self):
         return len(self.labels)

@@ -155,12 +155,9 @@ def evaluate_model(generator, dataset, warm_up, seed=0):
     first = dataset.data_x[:warm_up]
     true = dataset.data_x[warm_up:]
     metrics = judge(true, generator(first, len(true)), dataset.dt)
-    T, N, _ = dataset.data_x.shape
     torch.manual_seed(seed)  # the same noise for every generator
     for noise_std in NOISES:
-        # drawn trace by trace, as for the figures of the pages
-        noise = torch.randn(N, T, 1).transpose(0, 1)
-        noisy = first + noise_std * noise[:warm_up]
+        noisy = first + noise_std * torch.randn_like(first)
         judged = judge(true, generator(noisy, len(true)), dataset.dt)
         metrics[f"share_in_phase_noise_{noise_std}"] = judged["share_in_phase"]
     return metrics

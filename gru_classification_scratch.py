@@ -37,6 +37,7 @@ from backstage.pictures import (
 )
 from backstage.plumbing import (
     FlagParser,
+    at_least_1,
     count,
     memory,
     not_negative,
@@ -83,6 +84,12 @@ flag(
     action=BooleanOptionalAction,
     default=True,
     help="give both neurons the same period",
+)
+flag(
+    "--pace_range",
+    type=at_least_1,
+    default=1.0,
+    help="each trace at a pace of its own, up to so many times slower or faster",
 )
 # model
 flag("--cell", type=str, choices=CELLS, default="gru", help="the network's step")
@@ -362,6 +369,8 @@ def parse_flags(argv):
     if args.task == "original":
         # again: what is in the namespace already takes the place of a default
         args = parser.parse_args(argv, Namespace(**ORIGINAL))
+    if args.pace_range > 1 and not args.random_phase:
+        parser.error("--pace_range: expected --random_phase beside it")
     if args.duration < 2 * args.dt:
         parser.error("--duration, --dt: expected at least two samples")
     return args
@@ -377,6 +386,7 @@ def make_dataset(args, num, offset, factor=1):
         noise_std=args.noise_std,
         random_phase=args.random_phase,
         match_period=args.match_period,
+        pace_range=args.pace_range,
         seed=4 * args.seed + offset,
     )
 
@@ -394,8 +404,9 @@ def main(argv=None):
 
     beliefs = class_probabilities(model, test_set.data)
     ideal = None
-    # the ideal observer takes all phases for equally likely
-    if args.random_phase and args.noise_std >= SMALLEST_NOISE:
+    # the ideal observer takes all phases for equally likely, and knows the pace
+    knows_all = args.random_phase and args.pace_range == 1
+    if knows_all and args.noise_std >= SMALLEST_NOISE:
         windows = clean_windows(test_set)
         ideal = ideal_beliefs(test_set.data, windows, args.noise_std)
     baselines = fit_baselines(train_set)

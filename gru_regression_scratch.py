@@ -78,8 +78,8 @@ flag("--num_epochs", type=count, default=40, help="passes, each with new noise")
 flag("--batch_size", type=count, default=16, help="trajectories per gradient step")
 flag("--window", type=count, default=250, help="steps back: truncated BPTT")
 flag("--optimizer", type=str, choices=OPTIMIZERS, default="muon", help="or adam")
-flag("--init_lr", type=positive, default=2e-2, help="learning rate; falls to 0")
-flag("--max_grad_norm", type=positive, default=0.2, help="longer gradients are clipped")
+flag("--init_lr", type=positive, default=3e-2, help="learning rate; falls to 0")
+flag("--max_grad_norm", type=positive, default=1.0, help="longer gradients are clipped")
 flag("--seed", type=seed, default=0, help="fixes data, first weights and batches")
 flag(
     "--device",
@@ -121,10 +121,7 @@ LABELS = {
 def record(neurons, noise_std):
     """What an electrode hands out: noise on every sample, inputs and targets alike."""
     V = torch.cat([neurons.data_x[:1], neurons.data_y])[..., 0]  # (T + 1, N)
-    num_samples, N = V.shape
-    # drawn trace by trace, as for the figures of the pages
-    noise = torch.empty(N, num_samples).t().normal_()
-    return Traces(V + noise_std * noise, neurons.dt)
+    return Traces(V + noise_std * torch.randn_like(V), neurons.dt)
 
 
 def train_model(model, train_set, view, args):
@@ -149,7 +146,7 @@ def train_model(model, train_set, view, args):
         best_by="view_loss",
         loss_limit=100.0,  # voltages are of the order 1
         window=window,
-        info={"task": "regression", "dt": train_set.dt},
+        info={"task": "regression", "dt": train_set.dt, "noise_std": args.noise_std},
     )
     noisy_view = record(view, args.noise_std)
     for _ in training:
@@ -421,12 +418,13 @@ def main(argv=None):
     train_set = make_neurons(args, args.num_train, offset=0)
     view = make_neurons(args, 8, offset=1)
     test_set = make_neurons(args, args.num_test, offset=2)
+    # before any weights are drawn: the same samples for every network of a seed
+    noisy_train = record(train_set, args.noise_std)
+    noisy_test = record(test_set, args.noise_std)
     model = make_network(args, args.n_hidden)
     model.lengthen_memory(args.memory)
     # controls: random networks, of which only the readout will be fitted
     untrained = [make_network(args, factor * args.n_hidden) for factor in (1, 4)]
-    noisy_train = record(train_set, args.noise_std)
-    noisy_test = record(test_set, args.noise_std)
 
     reach_before = gradient_through_time(model, noisy_test)
     training = train_model(model, train_set, view, args)

@@ -496,11 +496,22 @@ def mean_when(condition, gate):
     return gate[condition].mean(axis=0)
 
 
+def draw_map(axes, gate, end):
+    """Draw a gate (T, num_hiddens) from time 0 to `end` as a map, a row a unit."""
+    return axes.imshow(
+        gate.T,
+        extent=(0, end, gate.shape[1], 0),
+        aspect="auto",
+        interpolation="nearest",
+        cmap="cividis",
+        vmin=0,
+        vmax=1,
+    )
+
+
 def draw_gate(axes, gate, sizes, end):
-    """Draw a gate (T, num_hiddens) from time 0 to `end`, a row a unit, in groups."""
-    shape = {"extent": (0, end, gate.shape[1], 0), "aspect": "auto"}
-    look = {"cmap": "cividis", "vmin": 0, "vmax": 1, "interpolation": "nearest"}
-    image = axes.imshow(gate.T, **shape, **look)
+    """Draw a gate (T, num_hiddens) from time 0 to `end` as a map, with its groups."""
+    image = draw_map(axes, gate, end)
     axes.figure.colorbar(image, ax=axes)
     ends = sizes.cumsum()
     axes.hlines(ends[:-1], 0, end, color="white")
@@ -694,3 +705,48 @@ def mark_sure(panels, classes, P, t):
     side = "left" if first < len(t) / 2 else "right"  # where there is room
     artists.append(panels[1].text(t[first], 0.68, text, ha=side))
     return first, artists
+
+
+# ---- sample and hold ----
+
+
+def draw_held(figure, x, held, answers, labels, dt):
+    """Draw one trace: its inputs x (T, 2), V and trigger, the V held, all answers.
+
+    held: (T,). answers, labels: name -> (T,), and how a reader calls it.
+    """
+    t = dt * np.arange(len(x))
+    V, trigger = np.asarray(x).T
+    triggered = trigger > 0
+    figure.set_size_inches(8, 2 + 1.5 * len(answers))
+    panels = figure.subplots(1 + len(answers), sharex=True, sharey=True)
+    panels[0].plot(t, V, color="0.4")
+    panels[0].plot(t[triggered], V[triggered], "o", color="C1", label="trigger")
+    panels[0].set_title("a neuron's V, and triggers", loc="left")
+    for axes, (name, answer) in zip(panels[1:], answers.items()):
+        axes.plot(t, held, drawstyle="steps-post", **NEURON)
+        axes.plot(t, answer, **NETWORK)
+        axes.set_title(labels[name])
+    panels[-1].set(xlabel="time", xlim=(0, t[-1]), ylim=(-2.5, 2.5))
+
+
+def draw_writing(figure, x, Z, R, dt):
+    """Draw V and triggers, x (T, 2), above both gates, Z and R (T, num_hiddens)."""
+    t = dt * np.arange(len(x))
+    V, trigger = np.asarray(x).T
+    triggered = trigger > 0
+    order = np.asarray(Z).mean(axis=0).argsort()
+    figure.set_size_inches(8, 7)
+    trace, update_gate, reset_gate = figure.subplots(
+        3, sharex=True, height_ratios=(2, 4, 4)
+    )
+    trace.plot(t, V, color="0.4")
+    trace.plot(t[triggered], V[triggered], "o", color="C1")
+    trace.set_title("a neuron's V, and triggers")
+    for axes, gate in ((update_gate, Z), (reset_gate, R)):
+        image = draw_map(axes, np.asarray(gate)[:, order], t[-1])
+        figure.colorbar(image, ax=axes)
+        axes.set_ylabel("unit")
+    update_gate.set_title("update gate Z: 1 keeps, 0 is written")
+    reset_gate.set_title("reset gate R of the same units")
+    reset_gate.set(xlabel="time", xlim=(0, t[-1]))

@@ -85,6 +85,11 @@ def share(text):
     return number(text, float, lambda value: 0 <= value <= 1, expected)
 
 
+def at_least_1(text):
+    expected = f"a number from 1 to {LARGEST:,}"
+    return number(text, float, lambda value: 1 <= value <= LARGEST, expected)
+
+
 def count(text):
     expected = f"a whole number from 1 to {LARGEST:,}"
     return number(text, int, lambda value: 1 <= value <= LARGEST, expected)

@@ -27,6 +27,7 @@ import gru_classification_scratch as classification
 import gru_driven_neuron as driven
 import gru_regression_scratch as regression
 import observers
+import sample_and_hold
 from backstage import pictures, plumbing
 from backstage.checkpoints import load_checkpoint, save_checkpoint
 from cells import CELLS
@@ -39,6 +40,7 @@ SCRIPTS = {
     "gru_autoregression": autoregression,
     "gru_classification_scratch": classification,
     "gru_driven_neuron": driven,
+    "sample_and_hold": sample_and_hold,
 }
 TINY = {
     "gru_regression_scratch": "--seed 5 --num_epochs 2 --num_train 4 --num_test 2 "
@@ -52,7 +54,11 @@ TINY = {
     "--n_hidden 4 --duration 40 --dt 1",
     "gru_driven_neuron": "--seed 5 --num_epochs 2 --num_train 4 --n_hidden 4 "
     "--num_samples 60 --currents constant",
+    "sample_and_hold": "--seed 5 --cell gru --num_epochs 2 --num_train 4 --num_test 2 "
+    "--num_samples 60 --n_hidden 4",
 }
+MODELS = {stem: f"{stem}.pth" for stem in SCRIPTS}
+MODELS["sample_and_hold"] = "sample_and_hold_gru.pth"  # one for each cell
 TRAINING = [stem for stem in SCRIPTS if stem != "gru_autoregression"]
 PICTURES = {
     "gru_regression_scratch": {
@@ -72,6 +78,7 @@ PICTURES = {
         "cfmat.png",
     },
     "gru_driven_neuron": {"driven_losses.png", "driven.png", "driven.gif"},
+    "sample_and_hold": {"sample_and_hold.png", "sample_and_hold_gates.png"},
 }
 IN_THE_TABLE = {  # metrics, and how the table shows them
     "gru_regression_scratch": {"trained_early_mse": ".2e", "ideal_late_mse": ".2e"},
@@ -82,6 +89,7 @@ IN_THE_TABLE = {  # metrics, and how the table shows them
     },
     "gru_classification_scratch": {"ideal_accuracy": ".4f", "features_accuracy": ".4f"},
     "gru_driven_neuron": {"neuron_fires_from": ".3f", "jumps_random_current": ".3f"},
+    "sample_and_hold": {"gru_mse": ".2g", "constant_mse": ".2g", "Z_between": ".2f"},
 }
 
 
@@ -174,12 +182,12 @@ def test_a_run_says_what_it_writes_and_its_seed_gives_the_same_bits_again(
     second_dir = tmp_path / "c"
     runs = {first_dir: PICTURES[stem], second_dir: set()}
     flags = TINY[stem]
-    written = {f"{stem}_metrics.json", f"{stem}.pth"}
+    written = {f"{stem}_metrics.json", MODELS[stem]}
     if stem == "gru_autoregression":
         torch.manual_seed(0)
         save_checkpoint(tmp_path / "model.pth", GRU(1, 4, 1, residual=True))
         flags += f" --checkpoint {tmp_path}/model.pth"
-        written.remove(f"{stem}.pth")
+        written.remove(MODELS[stem])
     results = []
     for out_dir, drawn in runs.items():
         switch = "" if drawn else "--no-train_visualization"
@@ -196,7 +204,7 @@ def test_a_run_says_what_it_writes_and_its_seed_gives_the_same_bits_again(
             assert f"{metrics[name]:{form}}" in run.stdout, name
         if stem in TRAINING:
             assert metrics.pop("train_seconds") > 0
-            results.append((out_dir / f"{stem}.pth").read_bytes())
+            results.append((out_dir / MODELS[stem]).read_bytes())
         results.append(metrics)
     half = len(results) // 2
     assert results[:half] == results[half:]
@@ -221,13 +229,15 @@ def test_a_run_says_what_it_writes_and_its_seed_gives_the_same_bits_again(
         ("gru_autoregression_training", "plain"),
         ("gru_classification_scratch", "update_gate"),
         ("gru_driven_neuron", "leaky"),
+        ("sample_and_hold", "leaky"),
+        ("sample_and_hold", "reset_after"),
     ],
 )
 def test_every_cell_is_trained_saved_and_judged(stem, cell, shell, tmp_path):
     flags = f"--no-train_visualization --out_dir {tmp_path}"
     run = shell(stem, f"{TINY[stem]} --cell {cell} {flags}")
     assert (run.status, run.stderr) == (0, "")
-    model = load_checkpoint(tmp_path / f"{stem}.pth")
+    model = load_checkpoint(tmp_path / MODELS[stem].replace("gru.pth", f"{cell}.pth"))
     assert type(model) is CELLS[cell]
     assert model.num_hiddens == 4
     assert model.info["dt"] > 0
@@ -367,6 +377,11 @@ WRONG = [
     ("gru_driven_neuron", "--num_samples 8", "--num_samples: expected more than 10"),
     ("gru_regression_scratch", "--window 9", "--window, --num_samples: expected more"),
     ("gru_classification_scratch", "--init_lr nan", "--init_lr: 'nan': expected a"),
+    (
+        "gru_classification_scratch",
+        "--no-random_phase --pace_range 2",
+        "--pace_range: ",
+    ),
     ("gru_classification_scratch", "--duration 0.7", "--duration, --dt: expected at"),
     ("gru_autoregression", "--test_duration 299", "--test_duration: expected at least"),
     ("gru_regression_scratch", "--num_epoch 3", "unrecognized arguments: --num_epoch"),
@@ -429,6 +444,8 @@ NUMBERS = {
     plumbing.count: "0",
     plumbing.count_from_0: "0.5",
     plumbing.units: "0",
+    plumbing.memory: "1.9",
+    plumbing.at_least_1: "0.99",
     plumbing.seed: "0.5",
 }
 
@@ -461,13 +478,13 @@ def test_checkpoint_of_another_task_is_a_wrong_flag(sizes, shell, tmp_path):
 def test_divergence_is_one_line_and_status_1_and_leaves_the_older_model(
     stem, shell, tmp_path
 ):
-    (tmp_path / f"{stem}.pth").write_bytes(b"older")
+    (tmp_path / MODELS[stem]).write_bytes(b"older")
     flags = f"{TINY[stem]} --init_lr 1e8 --no-train_visualization"
     run = shell(stem, f"{flags} --out_dir {tmp_path}")
     assert (run.status, run.stderr.count("\n")) == (1, 1)
     assert "diverged in epoch" in run.stderr
     assert "learning rate" in run.stderr
-    assert (tmp_path / f"{stem}.pth").read_bytes() == b"older"
+    assert (tmp_path / MODELS[stem]).read_bytes() == b"older"
     assert not (tmp_path / f"{stem}_metrics.json").exists()
 
 
@@ -509,5 +526,5 @@ def test_ctrl_c_beside_a_notebook_evaluates_draws_and_saves_the_best_so_far(tmp_
 
 
 def test_every_script_is_in_these_tests():
-    for path in TOP.glob("gru_*.py"):
+    for path in (*TOP.glob("gru_*.py"), TOP / "sample_and_hold.py"):
         assert importlib.import_module(path.stem) is SCRIPTS[path.stem]
