@@ -97,10 +97,11 @@ flag("--n_hidden", type=units, default=32, help="hidden units")
 flag(
     "--memory",
     type=memory,
+    default=30.0,
     help="units that can keep begin with memories of up to so many steps",
 )
 # training
-flag("--num_epochs", type=count, default=24, help="passes, redrawn for each")
+flag("--num_epochs", type=count, default=16, help="passes, redrawn for each")
 flag("--batch_size", type=count, default=48, help="traces per gradient step")
 flag("--loss_from", type=share, default=0.0, help="asked after this share of a trace")
 flag("--optimizer", type=str, choices=OPTIMIZERS, default="muon", help="or adam")
@@ -398,8 +399,7 @@ def main(argv=None):
     test_set = make_dataset(args, args.num_test, offset=1, factor=args.test_factor)
     view = make_dataset(args, 128, offset=2)
     model = CELLS[args.cell](1, args.n_hidden, len(CLASSES)).to(args.device)
-    if args.memory is not None:
-        model.lengthen_memory(args.memory)
+    model.lengthen_memory(args.memory)
     training = train_model(model, train_set, view, args)
 
     beliefs = class_probabilities(model, test_set.data)

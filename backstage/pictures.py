@@ -29,7 +29,8 @@ NEURON = {"color": "0.7", "linewidth": 6}
 IDEAL = {"color": "0.7", "linewidth": 6}
 NETWORK = {"color": "tab:red"}
 OTHER = {"color": "C0", "linestyle": "--"}  # another network
-STYLES = {"neuron": NEURON, "ideal": IDEAL, "trained": NETWORK}  # by key
+LONGER = {"color": "tab:red", "linestyle": "--"}  # the same network, trained longer
+STYLES = {"neuron": NEURON, "ideal": IDEAL, "trained": NETWORK, "longer": LONGER}
 DASHES = "--", "-.", ":"
 
 LOOK = plt.style.context(Path(__file__).with_name("tutorial.mplstyle"))
@@ -308,16 +309,20 @@ def draw_memory(figure, errors, labels, noise_std):
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
 
 
-def draw_reach(figure, before, after, window):
-    """Draw the size of dL/dH against steps back in time, before and after training."""
+def draw_reach(figure, reaches, labels, window):
+    """Draw the size of dL/dH against steps back in time, of several networks.
+
+    reaches: key -> (steps,). labels: key -> what the reader is told.
+    """
     axes = figure.subplots()
-    axes.semilogy(before, color="black", linestyle="--", label="before training")
-    axes.semilogy(after, **NETWORK, label="after training")
+    for key, reach in reaches.items():
+        style = STYLES.get(key, {"color": "black", "linestyle": "--"})
+        axes.semilogy(reach, **style, label=labels[key])
     label = f"cut in training: {window} steps"
     axes.axvline(window, color="0.6", linestyle=":", label=label)
     axes.set(xlabel="steps back in time", ylabel="relative size of dL/dH")
-    axes.set(xlim=(0, len(before) - 1), ylim=(1e-12, 10))
-    axes.legend(loc="center")
+    axes.set(xlim=(0, len(reach) - 1), ylim=(1e-12, 10))
+    axes.legend(loc="lower left")
 
 
 # ---- tasks 2 and 4 ----

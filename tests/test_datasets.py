@@ -535,6 +535,36 @@ def test_redraw_gives_new_windows_and_noise_of_the_same_neurons():
         assert smallest == pytest.approx(0.1, abs=0.04)
 
 
+def test_each_trace_runs_at_a_pace_of_its_own():
+    settings = {"random_phase": True, "match_period": True, "seed": 6}
+    data = FitzhughNagumoClassification(40, 900, 360.0, pace_range=2, **settings)
+    paces = []
+    for k in range(80):
+        spikes = upward_crossings(data.data[:, k, 0].double().numpy(), data.dt)
+        if len(spikes) > 1:
+            paces.append(PERIOD_A / np.diff(spikes).mean())
+    assert 0.5 < min(paces) < 1 < 1.8 < max(paces) < 2
+    # between two samples of the neuron lies a straight line
+    V = data.traces[0]
+    windows = data._windows(V)
+    assert windows.shape == (900, 40)
+    slow = np.abs(np.diff(V, axis=0)).max()
+    assert np.abs(np.diff(windows, axis=0)).max() < 2 * slow
+    again = data._windows(V)
+    assert not np.allclose(windows, again)
+
+
+@pytest.mark.parametrize(
+    ("pace_range", "random_phase"),
+    [(0.9, True), (2, False), *[(x, True) for x in NOT_FINITE]],
+)
+def test_paces_need_a_range_and_a_random_phase(pace_range, random_phase, no_solver):
+    with pytest.raises(ValueError, match=f"pace_range = {pace_range}"):
+        FitzhughNagumoClassification(
+            2, 10, random_phase=random_phase, pace_range=pace_range
+        )
+
+
 @pytest.mark.parametrize("noise_std", [-0.1, *NOT_FINITE])
 def test_noise_is_a_finite_number(noise_std, no_solver):
     with pytest.raises(ValueError, match=f"noise_std = {noise_std}: expected a finite"):

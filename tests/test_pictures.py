@@ -114,10 +114,12 @@ def test_runs_begin_where_each_network_is_left_alone():
 
 def test_reach_is_drawn_before_and_after_training():
     figure = Figure()
-    pictures.draw_reach(figure, [1.0, 0.1, 0.01], [1.0, 0.9, 0.8], window=2)
+    reaches = {"before": [1.0, 0.1, 0.01], "trained": [1.0, 0.9, 0.8]}
+    labels = {"before": "at first", "trained": "in the end"}
+    pictures.draw_reach(figure, reaches, labels, window=2)
     drawn = lines(figure.axes[0])
-    np.testing.assert_allclose(drawn["before training"][1], [1.0, 0.1, 0.01])
-    np.testing.assert_allclose(drawn["after training"][1], [1.0, 0.9, 0.8])
+    np.testing.assert_allclose(drawn["at first"][1], [1.0, 0.1, 0.01])
+    np.testing.assert_allclose(drawn["in the end"][1], [1.0, 0.9, 0.8])
     assert list(drawn["cut in training: 2 steps"][0]) == [2, 2]
 
 

@@ -1,6 +1,5 @@
 """What surrounds a training and a script: progress, Ctrl-C, exit status, metrics."""
 
-import ast
 import io
 import json
 import math
@@ -375,55 +374,3 @@ def test_a_gpu_that_is_not_there_is_a_wrong_flag(tmp_path, monkeypatch):
         plumbing.set_up(0, "cuda", tmp_path)
     assert error.value.status == 2
     assert plumbing.set_up(0, "auto", tmp_path) == "cpu"
-
-
-# ---- who may know whom ----
-
-ALLOWED = {
-    "datasets": set(),
-    "recording": {"datasets"},
-    "observers": {"datasets"},
-    "free_running": {"datasets"},
-    "models": {"backstage.fast"},
-    "cells": {"models"},
-    "backstage.weights": set(),
-    "backstage.recurrence": {"backstage.weights"},
-    "backstage.kernels": {"backstage.recurrence", "backstage.weights"},
-    "backstage.fast": {
-        "backstage.kernels",
-        "backstage.recurrence",
-        "backstage.weights",
-    },
-    "backstage.optimiser": set(),
-    "backstage.files": set(),
-    "backstage.checkpoints": {"backstage.files", "cells"},
-    "backstage.pictures": {"backstage.files", "datasets"},
-    "backstage.plumbing": {"backstage.fast", "backstage.files", "datasets"},
-    "backstage.training": {"backstage.checkpoints", "backstage.plumbing"},
-}
-
-
-def modules_imported(path):
-    """The modules that a file imports, each once; of backstage its own modules."""
-    modules = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            modules |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module == "backstage":
-            modules |= {f"backstage.{alias.name}" for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            modules.add(node.module)
-    return modules
-
-
-def test_arrows_run_one_way():
-    files = {path.stem: path for path in TOP.glob("*.py")}
-    for path in (TOP / "backstage").glob("[!_]*.py"):
-        files[f"backstage.{path.stem}"] = path
-    scripts = {name for name in files if name.startswith("gru_")}
-    assert set(files) - scripts <= set(ALLOWED)
-    for name in set(files) - scripts:
-        assert modules_imported(files[name]) & set(files) <= ALLOWED[name], name
-    for name in ("models", "cells"):  # they know tensors and nothing else
-        others = modules_imported(files[name]) - set(files)
-        assert others <= {"math", "torch"}, name
