@@ -106,7 +106,7 @@ flag("--out_dir", type=Path, default="outputs", help="for pictures, model and me
 
 # other defaults of --noise_std 0: errors and gradients are a thousand times smaller
 CLEAN_DEFAULTS = {
-    "num_epochs": 54,
+    "num_epochs": 30,
     "window": 50,
     "init_lr": 1e-2,
     "max_grad_norm": 0.003,

@@ -325,6 +325,22 @@ def draw_reach(figure, reaches, labels, window):
     axes.legend(loc="lower left")
 
 
+def draw_reaches(figure, reaches):
+    """Draw the size of dL/dH against steps back in time, of networks of several cells.
+
+    reaches: name -> before training, after training: each (steps,).
+    """
+    axes = figure.subplots()
+    for place, (name, (before, after)) in enumerate(reaches.items()):
+        color = f"C{place}"
+        axes.semilogy(before, color=color, linestyle=":")
+        axes.semilogy(after, color=color, label=name)
+    axes.plot([], color="0.4", linestyle=":", label="before training")
+    axes.set(xlabel="steps back in time", ylabel="relative size of dL/dH")
+    axes.set(xlim=(0, 300), ylim=(1e-12, 10))
+    axes.legend(loc="lower left")
+
+
 # ---- tasks 2 and 4 ----
 
 

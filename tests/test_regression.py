@@ -292,6 +292,6 @@ def test_without_noise_no_ideal_observer_is_asked(noise_std, is_asked, asked, tm
 
 def test_without_noise_other_defaults_hold_but_what_is_given_holds_first():
     args = task.parse_flags(["--noise_std=0", "--window=70"])
-    assert (args.num_epochs, args.window, args.max_grad_norm) == (54, 70, 0.003)
+    assert (args.num_epochs, args.window, args.max_grad_norm) == (30, 70, 0.003)
     args = task.parse_flags(["--noise_std=0.1"])
     assert (args.num_epochs, args.window, args.max_grad_norm) == (40, 250, 1.0)
