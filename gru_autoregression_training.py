@@ -45,7 +45,7 @@ flag(
     default=True,
     help="neurons start anywhere, not at W(0) = 0",
 )
-flag("--input_noise", type=not_negative, default=0.25, help="largest, on the inputs")
+flag("--input_noise", type=not_negative, default=0.45, help="largest, on the inputs")
 # model
 flag("--cell", type=str, choices=CELLS, default="gru", help="the network's step")
 flag("--n_hidden", type=units, default=64, help="hidden units")

@@ -38,7 +38,15 @@ from backstage.plumbing import (
 )
 from backstage.training import Training, distance, fit_readout, gradient_step
 from cells import CELLS
-from datasets import DrivenNeurons, Traces, period, simulate, upward_crossings
+from datasets import (
+    NEURON,
+    DrivenNeurons,
+    Traces,
+    period,
+    rest_point,
+    simulate,
+    upward_crossings,
+)
 
 STEM = "gru_driven_neuron"
 SHIPPED = Path(__file__).with_name("checkpoints")
@@ -84,7 +92,7 @@ flag(
 flag("--out_dir", type=Path, default="outputs", help="for pictures, model and metrics")
 
 DT = 400 / 512  # time units between two samples, as in task 2
-REST = -1.1994, -0.6243  # V and W of a neuron at rest, I = 0: experiments begin here
+REST = rest_point(I=0)  # V and W of a neuron at rest: experiments begin here
 WARM_UP = 50  # true samples that a network sees before it runs freely
 SKIP = 10  # first samples to which an untrained network's readout is not fitted
 PULSE_BEGIN = WARM_UP + 30  # the sample at which a neuron at rest is poked
@@ -254,12 +262,12 @@ def weakest_pulse(respond, width, sign, spike_from):
 
 
 def phase_response(respond, strength=0.2, width=4):
-    """How far a pulse at each of PHASES advances the rhythm at I = 0.5, in periods.
+    """How far a pulse at each of PHASES advances the rhythm, in periods.
 
     nan without a rhythm. Phase 0 is sample 250; the upstroke is at 0.47.
     """
     begins = 250 + np.round(PHASES * period() / DT).astype(int)
-    I = np.full((begins[-1] + 1000, len(PHASES) + 1), 0.5)
+    I = np.full((begins[-1] + 1000, len(PHASES) + 1), NEURON.I)
     for k, begin in enumerate(begins):
         I[begin : begin + width, k] += strength
     # the last trace is not disturbed
@@ -277,7 +285,7 @@ def wrap_phase(phase):
 
 
 def random_currents(
-    num=32, T=WARM_UP + 4096, mean=0.5, std=0.4, time_constant=20.0, seed=0
+    num=32, T=WARM_UP + 4096, mean=NEURON.I, std=0.4, time_constant=20.0, seed=0
 ):
     """Currents (T, num) that forget their past within `time_constant`.
 

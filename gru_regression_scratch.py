@@ -11,6 +11,7 @@ not. One that does takes five minutes:
         --num_epochs 300
 """
 
+import copy
 import math
 from argparse import BooleanOptionalAction, Namespace
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ from backstage.plumbing import (
 )
 from backstage.training import Training, fit_readout, gradient_step
 from cells import CELLS
-from datasets import FitzhughNagumo, Traces
+from datasets import FitzhughNagumo
 from observers import SMALLEST_NOISE, ideal_prediction
 
 STEM = "gru_regression_scratch"
@@ -133,8 +134,12 @@ REACH_LABELS = {
 
 def record(neurons, noise_std):
     """What an electrode hands out: noise on every sample, inputs and targets alike."""
-    V = torch.cat([neurons.data_x[:1], neurons.data_y])[..., 0]  # (T + 1, N)
-    return Traces(V + noise_std * torch.randn_like(V), neurons.dt)
+    T, N, _ = neurons.data_x.shape
+    noise = noise_std * torch.randn(T + 1, N, 1)
+    noisy = copy.copy(neurons)
+    noisy.data_x = neurons.data_x + noise[:-1]
+    noisy.data_y = neurons.data_y + noise[1:]  # the same sample, one step later
+    return noisy
 
 
 def train_model(model, train_set, view, args):

@@ -22,7 +22,8 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import ConfusionMatrixDisplay
 
 from backstage.files import write
-from datasets import crosses_upwards, period, simulate
+from datasets import NEURON as EQUATIONS
+from datasets import crosses_upwards, period, rest_point, simulate
 
 # who is who, the same in every picture
 NEURON = {"color": "0.7", "linewidth": 6}
@@ -202,7 +203,6 @@ def plot_filtering(figure, view):
     return update
 
 
-EPSILON = 1 / 50  # the neuron's, see datasets.py
 PLANE_V = -2.6, 2.6  # the part of the plane that is drawn
 PLANE_W = -0.9, 2.2
 
@@ -213,7 +213,7 @@ def draw_neuron(figure, view):
     view: a FitzhughNagumo, for its parameters.
     """
     t = np.arange(0, 320, 0.1)
-    V, W = simulate(-0.5, 1.9, t, **view.parameters, eps=EPSILON)
+    V, W = simulate(-0.5, 1.9, t, **view.parameters)
     V = V[:, 0]
     W = W[:, 0]
     figure.set_size_inches(8, 8)
@@ -245,7 +245,7 @@ def draw_flow(axes, I, a, b):
     W = np.linspace(*PLANE_W, 201)
     V_grid, W_grid = np.meshgrid(V, W)
     dV_dt = V_grid - V_grid**3 / 3 - W_grid + I
-    dW_dt = EPSILON * (V_grid + a - b * W_grid)
+    dW_dt = EQUATIONS.eps * (V_grid + a - b * W_grid)
     faint = {"color": "0.9", "linewidth": 0.8, "arrowsize": 0.8}
     axes.streamplot(V, W, dV_dt, dW_dt, density=0.5, **faint)
     axes.plot(V, V - V**3 / 3 + I, ":", color="C0")
@@ -270,10 +270,7 @@ def draw_loop(axes, t, V, W):
 
 def mark_unstable_point(axes, I, a, b):
     """Mark where neither V nor W changes."""
-    V = np.linspace(*PLANE_V, 201)
-    distance = np.abs((V - V**3 / 3 + I) - (V + a) / b)  # between the two nullclines
-    V_still = V[distance.argmin()]
-    W_still = (V_still + a) / b
+    V_still, W_still = rest_point(I, a, b)
     ring = {"markersize": 10, "markerfacecolor": "white", "color": "black"}
     axes.plot(V_still, W_still, "o", **ring)
     axes.text(V_still, -0.45, "unstable point")

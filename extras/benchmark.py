@@ -31,7 +31,7 @@ from torch.nn.functional import mse_loss
 from backstage.fast import kernel_runs_on
 from backstage.recurrence import Recurrence
 from backstage.weights import Weights
-from datasets import simulate
+from datasets import NEURON, simulate
 from models import GRU
 
 SECONDS = 6.0  # that the candidates of a row take together
@@ -204,7 +204,9 @@ def one_by_one(v0, t):
 
     def derivative(_, state):
         V, W = state
-        return [V - V**3 / 3 - W + 0.5, (V + 0.7 - 0.8 * W) / 50]
+        dV = V - V**3 / 3 - W + NEURON.I
+        dW = NEURON.eps * (V + NEURON.a - NEURON.b * W)
+        return [dV, dW]
 
     for v in v0:
         solve_ivp(derivative, (t[0], t[-1]), [v, 0], t_eval=t)

@@ -27,7 +27,7 @@ import torch
 from torch.func import jacrev, vmap
 
 from backstage.checkpoints import load_checkpoint
-from datasets import simulate
+from datasets import NEURON, rest_point, simulate
 from gru_driven_neuron import DT, SHIPPED
 
 NETWORKS = {  # file: what it is
@@ -35,12 +35,6 @@ NETWORKS = {  # file: what it is
     "driven_jumps.pth": "trained under jumps",
     "driven_constant.pth": "trained under constant currents",
 }
-
-# the neuron at the current of all tasks
-I = 0.5
-A = 0.7
-B = 0.8
-EPS = 1 / 50
 
 # the search for rest points
 NUM_STARTS = 100
@@ -56,19 +50,9 @@ SETTLING = 200  # samples until it is on its cycle
 NUM_SAMPLES = 1250  # eight periods
 
 
-def neuron_rest_point():
-    """The voltage at which the neuron could rest: its two nullclines cross there.
-
-    W = (V + a) / b in dV/dt = V - V³/3 - W + I = 0 leaves a cubic in V.
-    """
-    roots = np.roots([-1 / 3, 0, 1 - 1 / B, I - A / B])
-    real = roots[abs(roots.imag) < 1e-9].real
-    return real[0]
-
-
 def neuron_multipliers(V):
     """What a sample, DT, multiplies small deviations from the rest point V by."""
-    jacobian = [[1 - V**2, -1], [EPS, -EPS * B]]
+    jacobian = [[1 - V**2, -1], [NEURON.eps, -NEURON.eps * NEURON.b]]
     multipliers = np.exp(DT * np.linalg.eigvals(jacobian))
     return torch.tensor(multipliers)
 
@@ -79,21 +63,21 @@ def neuron_exponents():
     The sum of both is the mean, along the cycle, of the trace of the Jacobian.
     """
     t = DT * np.arange(SETTLING + NUM_SAMPLES)
-    V, _ = simulate(0.0, 0.0, t, I, A, B, EPS)
+    V, _ = simulate(0.0, 0.0, t)
     V_on_cycle = V[SETTLING:, 0]
-    return torch.tensor([0.0, np.mean(1 - V_on_cycle**2 - EPS * B)])
+    return torch.tensor([0.0, np.mean(1 - V_on_cycle**2 - NEURON.eps * NEURON.b)])
 
 
 def close_loop(model):
     """Make of a network a map from s = (V, H), (1 + n,), to the next s.
 
-    If it was trained to be told a current, it is told I.
+    If it was trained to be told a current, it is told that of all tasks.
     """
 
     def step(s):
         X = s[:1]
         if model.num_inputs == 2:
-            X = torch.cat([X, torch.full_like(X, I)])
+            X = torch.cat([X, torch.full_like(X, NEURON.I)])
         H, V = model.single_step(X[None], s[None, 1:])
         return torch.cat([V[0], H[0]])
 
@@ -107,7 +91,7 @@ def held_states(model, num_starts):
     The voltages are spread evenly over the neuron's range.
     """
     voltages = torch.linspace(-HIGHEST, HIGHEST, num_starts, dtype=torch.float64)
-    columns = [voltages, torch.full_like(voltages, I)]
+    columns = [voltages, torch.full_like(voltages, NEURON.I)]
     X = torch.stack(columns[: model.num_inputs], dim=-1)  # (num_starts, num_inputs)
     states, readouts = model(X.expand(HELD, *X.shape))
     return torch.cat([readouts[-1], states[-1]], dim=-1)
@@ -184,7 +168,7 @@ def as_text(number):
 
 def main(num_starts=NUM_STARTS, num_newton=NUM_NEWTON, num_samples=NUM_SAMPLES):
     torch.set_num_threads(1)  # products this small lose more to a second thread
-    V = neuron_rest_point()
+    V, _ = rest_point()
     print_result("the neuron", {V: neuron_multipliers(V)}, neuron_exponents())
     for file, label in NETWORKS.items():
         model = load_checkpoint(SHIPPED / file).double().requires_grad_(False)

@@ -2,7 +2,12 @@
 the simulator.
 """
 
+import json
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,11 +23,14 @@ from datasets import (
     TooLargeError,
     Traces,
     crosses_upwards,
+    draw_starts,
     period,
+    rest_point,
     simulate,
     upward_crossings,
 )
 
+TOP = Path(__file__).resolve().parents[1]
 PERIOD = 122.11  # of the default neuron
 PERIOD_A = 165.57  # of class A, a = 0.95, b = 0.2
 PERIOD_B = 123.29  # of class B, a = 0.7, b = 0.2
@@ -596,3 +604,83 @@ def test_seeds_give_the_data_on_which_the_pages_were_measured():
     classes.redraw()
     expected = [-1.780321, -1.508412, -1.736565, 1.356581]
     assert classes.data[-1].flatten().tolist() == pytest.approx(expected, abs=1e-4)
+
+
+# ---- the neuron is said in one place ----
+
+OTHER = {"I": 0.6, "a": 0.5, "b": 0.9, "eps": 0.03}
+ASK_ALL = """
+import json
+from datasets import DrivenNeurons, FitzhughNagumo, period, simulate
+from gru_driven_neuron import REST, neuron
+from gru_regression_scratch import make_neurons, parser
+import numpy as np
+
+flags = ["--num_samples", "40", "--duration", "40"]
+task_1 = make_neurons(parser.parse_args(flags), num=1, offset=0)
+task_2 = FitzhughNagumo(1, 40, duration=40.0, seed=0)
+task_4 = DrivenNeurons(1, 40, "constant", duration=40.0, seed=0)
+print(json.dumps({
+    "period": period(),
+    "rest": REST,
+    "task 1": task_1.data_y.flatten().tolist(),
+    "task 2": task_2.data_y.flatten().tolist(),
+    "task 4": task_4.data_y.flatten().tolist(),
+    "asked": neuron(np.full((40, 1), 0.3)).flatten().tolist(),
+}))
+"""
+
+
+def test_changed_in_one_place_the_neuron_is_another_in_every_task(tmp_path):
+    text = (TOP / "datasets.py").read_text()
+    numbers = "I=0.5, a=0.7, b=0.8, eps=1 / 50"
+    assert text.count(numbers) == 1
+    other = ", ".join(f"{name}={value}" for name, value in OTHER.items())
+    (tmp_path / "datasets.py").write_text(text.replace(numbers, other))
+    said = subprocess.run(
+        [sys.executable, "-c", ASK_ALL],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{TOP}"},
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    )
+    answers = json.loads(said.stdout)
+
+    crossings = upward_crossings(
+        simulate(0, 0, np.arange(0, 1500, 0.1), **OTHER)[0][:, 0], 0.1
+    )
+    assert answers["period"] == pytest.approx(np.diff(crossings)[2:].mean())
+    shape = {name: OTHER[name] for name in ("a", "b", "eps")}
+    V, W = answers["rest"]
+    rest = np.array([V - V**3 / 3 - W, V + shape["a"] - shape["b"] * W])
+    assert np.abs(rest).max() < 1e-9
+    t = np.arange(41.0)
+    v0, w0 = draw_starts(np.random.default_rng(0), 1)
+    expected, _ = simulate(v0, w0, t, **OTHER)
+    for task in ("task 1", "task 2"):
+        np.testing.assert_allclose(answers[task], expected[1:, 0], atol=1e-5)
+    # its start and current are drawn alike, whatever the neuron
+    usual = DrivenNeurons(1, 40, "constant", duration=40.0, seed=0).data_y.flatten()
+    assert np.abs(np.array(answers["task 4"]) - usual.numpy()).max() > 0.01
+    expected, _ = simulate(V, W, 400 / 512 * np.arange(40), 0.3, **shape)
+    np.testing.assert_allclose(answers["asked"], expected[:, 0], atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("I", "a", "b"), [(0.5, 0.7, 0.8), (0.0, 0.7, 0.8), (0.5, 0.7, 2.0)]
+)
+def test_a_neuron_stands_still_at_its_rest_point(I, a, b):
+    V, W = rest_point(I, a, b)
+    assert abs(V - V**3 / 3 - W + I) < 1e-12
+    assert abs(V + a - b * W) < 1e-12
+
+
+def test_the_neuron_could_rest_where_the_page_says():
+    V, _ = rest_point()
+    assert round(V, 3) == -0.805
+
+
+def test_without_b_there_is_no_rest_point_to_compute():
+    with pytest.raises(ValueError, match="b = 0: expected b > 0"):
+        rest_point(b=0)

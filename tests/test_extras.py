@@ -12,7 +12,7 @@ import torch
 
 from backstage.checkpoints import load_checkpoint
 from backstage.recurrence import Recurrence
-from datasets import simulate
+from datasets import rest_point, simulate
 from models import GRU
 
 TOP = Path(__file__).resolve().parents[1]
@@ -90,8 +90,7 @@ def test_exponents_of_a_linear_map_are_those_of_its_eigenvalues():
 
 
 def test_neuron_stays_at_its_rest_point_and_leaves_it_by_the_multipliers():
-    V = rest_points.neuron_rest_point()
-    W = (V + 0.7) / 0.8
+    V, W = rest_point()
     kick = 1e-4
     kicks = kick * np.array([[0, 0], [1, 0], [0, 1]])
     t = [0.0, rest_points.DT]

@@ -30,6 +30,17 @@ def test_record_puts_the_same_noise_on_a_sample_as_input_and_as_target():
     assert torch.equal(task.record(neurons, 0.0).data_y, neurons.data_y)
 
 
+def test_another_target_leaves_the_input_as_it_is():
+    neurons = FitzhughNagumo(20, 500, duration=200.0, seed=1)
+    torch.manual_seed(0)
+    noisy = task.record(neurons, 0.1)
+    neurons.data_y = neurons.data_w  # W is to be learnt, from V
+    torch.manual_seed(0)
+    of_w = task.record(neurons, 0.1)
+    assert torch.equal(of_w.data_x, noisy.data_x)
+    assert (of_w.data_y - neurons.data_w).std().item() == pytest.approx(0.1, rel=0.03)
+
+
 # ---- the training ----
 
 
