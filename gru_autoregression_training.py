@@ -67,7 +67,7 @@ flag("--window", type=count, default=128, help="steps back: truncated BPTT")
 flag("--init_lr", type=positive, default=1e-2, help="learning rate; falls to 0")
 # stage 2: running freely
 flag(
-    "--num_epochs", type=count_from_0, default=10, help="epochs of --updates_per_epoch"
+    "--num_epochs", type=count_from_0, default=20, help="epochs of --updates_per_epoch"
 )
 flag("--updates_per_epoch", type=count, default=25, help="gradient steps per epoch")
 flag("--warm_up", type=count, default=50, help="samples seen before a free run")
