@@ -248,17 +248,21 @@ def rebound(respond, width=100):
 
 
 def weakest_pulse(respond, width, sign, spike_from):
-    """The weakest of PULSES after which there is a spike; nan if there is none."""
+    """The weakest of PULSES after which there is a spike.
+
+    nan if there is none, or if there is one without a pulse, too.
+    """
     end = PULSE_BEGIN + width
-    I = np.zeros((end + 150, len(PULSES)))
-    I[PULSE_BEGIN:end] = sign * PULSES
+    strengths = np.append(PULSES, 0.0)
+    I = np.zeros((end + 150, len(strengths)))
+    I[PULSE_BEGIN:end] = sign * strengths
     V = respond(I)[spike_from:]
     up = (V > SPIKE_HEIGHT).any(axis=0)
     down_again = V[-1] < SPIKE_HEIGHT  # what stays up has not spiked
-    spikes = np.flatnonzero(up & down_again)
-    if len(spikes) == 0:
+    *spikes, spikes_by_itself = up & down_again
+    if spikes_by_itself or not any(spikes):
         return np.nan
-    return PULSES[spikes[0]]
+    return PULSES[np.argmax(spikes)]  # the first one that does it
 
 
 def phase_response(respond, strength=0.2, width=4):

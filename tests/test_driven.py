@@ -127,7 +127,8 @@ def spikes_if(at_once, later):
     def respond(I):
         V = np.full(I.shape, -1.2)
         pulses = I != 0
-        assert (pulses.sum(axis=0) == pulses.sum(axis=0)[0]).all()
+        assert (pulses.sum(axis=0)[:-1] == pulses.sum(axis=0)[0]).all()
+        assert not pulses[:, -1].any()  # the last one is left alone
         (rows,) = np.nonzero(pulses.any(axis=1))
         begin, end = rows[0], rows[-1] + 1
         assert begin > task.WARM_UP  # it is left to itself before
@@ -150,6 +151,8 @@ def test_the_weakest_pulse_is_the_first_after_which_there_is_a_spike():
         assert task.threshold(spikes_if(1, 2), width) == first_beyond(1)
         assert task.threshold(spikes_if(2, 1), width) == first_beyond(1)
         assert np.isnan(task.threshold(spikes_if(9, 9), width))
+        # whoever spikes without a pulse has no threshold
+        assert np.isnan(task.threshold(spikes_if(-1, 9), width))
     # a spike while it is inhibited is none of a rebound
     assert task.rebound(spikes_if(1, 2)) == first_beyond(2)
     assert np.isnan(task.rebound(spikes_if(1, 9)))
@@ -165,7 +168,8 @@ def test_a_threshold_pushes_and_a_rebound_pulls_for_so_many_samples():
     task.threshold(respond, 5)
     task.rebound(respond, 100)
     for I, sign, width in zip(currents, (1, -1), (5, 100), strict=True):
-        np.testing.assert_allclose(I.sum(axis=0), sign * width * task.PULSES)
+        strengths = np.append(task.PULSES, 0.0)
+        np.testing.assert_allclose(I.sum(axis=0), sign * width * strengths)
 
 
 @pytest.mark.parametrize(
