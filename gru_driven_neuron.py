@@ -72,8 +72,8 @@ flag("--cell", type=str, choices=CELLS, default="gru", help="the network's step"
 flag("--n_hidden", type=units, default=64, help="hidden units")
 flag("--untrained", type=units, help="units of the untrained network beside it")
 # training
-flag("--num_epochs", type=count, default=32, help="passes over the training set")
-flag("--batch_size", type=count, default=32, help="trajectories per gradient step")
+flag("--num_epochs", type=count, default=50, help="passes over the training set")
+flag("--batch_size", type=count, default=64, help="trajectories per gradient step")
 flag("--window", type=count, default=64, help="steps back: truncated BPTT")
 flag("--optimizer", type=str, choices=OPTIMIZERS, default="muon", help="or adam")
 flag("--init_lr", type=positive, default=1e-2, help="learning rate; falls to 0")
