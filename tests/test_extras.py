@@ -120,8 +120,10 @@ def test_shipped_generator_has_the_rest_point_of_the_page(generator, row_of_the_
     step = rest_points.close_loop(generator)
     starts = rest_points.held_states(generator, num_starts=5)
     (point,) = rest_points.find_rest_points(step, starts)
-    first, second = rest_points.multipliers_at(step, point).real[:2]
-    assert f"| {point[0]:.3f}: {first:.2f}, {second:.2f} |" in row_of_the_page
+    first, second = rest_points.multipliers_at(step, point)[:2]
+    assert first.conj() == second  # a spiral
+    shown = f"{first.real:.2f} ± {abs(first.imag):.2f}i"
+    assert f"| {point[0]:.3f}: {shown} |" in row_of_the_page
 
 
 def test_shipped_generator_has_the_exponents_of_the_page(generator, row_of_the_page):
