@@ -130,7 +130,7 @@ def test_shipped_generator_has_the_exponents_of_the_page(generator, row_of_the_p
     step = rest_points.close_loop(generator)
     (start,) = rest_points.held_states(generator, num_starts=1)
     exponents = rest_points.lyapunov_exponents(step, start)
-    shown = ", ".join(f"{exponent:.3f}" for exponent in exponents)
+    shown = ", ".join(f"{exponent:z.3f}" for exponent in exponents)  # z: no -0.000
     assert f"| {shown} |" in row_of_the_page
 
 
