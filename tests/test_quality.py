@@ -50,8 +50,8 @@ def test_regression_is_near_the_ideal_early_and_far_ahead_of_filters(seed, tmp_p
 def test_five_minutes_and_the_whole_trace_bring_regression_near_the_ideal(
     seed, tmp_path
 ):
-    flags = "--window 1000 --memory 300 --batch_size 8 --num_epochs 300".split()
-    flags += ["--seed", seed, "--no-train_visualization"]
+    flags = ["--window", "1000", "--memory", "300", "--batch_size", "8"]
+    flags += ["--num_epochs", "300", "--seed", seed, "--no-train_visualization"]
     metrics = metrics_of("gru_regression_scratch", *flags, out_dir=tmp_path)
     assert metrics["trained_late_mse"] <= 6 * metrics["ideal_late_mse"]
     assert metrics["trained_early_mse"] <= 1.3 * metrics["ideal_early_mse"]
