@@ -1,5 +1,6 @@
 """The other cells: each is its equations, and ResetAfter is nn.GRU."""
 
+import copy
 import math
 
 import numpy as np
@@ -62,6 +63,21 @@ def test_leaky_units_begin_with_time_constants_from_fast_to_slow():
     assert logarithms[0].item() == pytest.approx(math.log(FASTEST), abs=1e-6)
     assert logarithms[-1].item() == pytest.approx(math.log(SLOWEST), abs=1e-5)
     assert_same(logarithms.diff(), logarithms.diff().mean().expand(19), 1e-5)
+
+
+@pytest.mark.parametrize("longest", [20.0, 1.0])
+def test_memories_are_lengthened_if_there_are_any(longest):
+    torch.manual_seed(0)
+    leaky = Leaky(1, 5, 1)
+    leaky.lengthen_memory(longest)
+    tau = 1 / (1 - torch.sigmoid(leaky.b_z))
+    assert tau[0].item() == pytest.approx(FASTEST, rel=1e-5)
+    assert tau[-1].item() == pytest.approx(max(FASTEST, longest), rel=1e-4)
+    plain = CELLS["plain"](1, 5, 1)
+    before = copy.deepcopy(plain.state_dict())
+    plain.lengthen_memory(longest)
+    for name, weight in plain.state_dict().items():
+        assert torch.equal(weight, before[name])
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from backstage.checkpoints import load_checkpoint
+from backstage.checkpoints import load_checkpoint, save_checkpoint
 from backstage.recurrence import Recurrence
-from datasets import rest_point, simulate
+from cells import CELLS
+from datasets import FitzhughNagumo, rest_point, simulate
+from gru_regression_scratch import gradient_through_time, record
 from models import GRU
 
 TOP = Path(__file__).resolve().parents[1]
@@ -28,6 +30,7 @@ def load(name):
 
 benchmark = load("benchmark")
 rest_points = load("rest_points")
+reach = load("reach")
 
 # ---- the benchmark ----
 
@@ -132,6 +135,38 @@ def test_shipped_generator_has_the_exponents_of_the_page(generator, row_of_the_p
     exponents = rest_points.lyapunov_exponents(step, start)
     shown = ", ".join(f"{exponent:z.3f}" for exponent in exponents)  # z: no -0.000
     assert f"| {shown} |" in row_of_the_page
+
+
+# ---- how far back slopes reach ----
+
+
+def test_reach_is_that_of_each_network_and_of_an_untrained_one(
+    monkeypatch, tmp_path, capsys
+):
+    neurons = FitzhughNagumo(4, 400, duration=160.0, seed=0)
+    monkeypatch.setattr(reach, "FitzhughNagumo", lambda *_, **__: neurons)
+    drawn = []
+    monkeypatch.setattr(reach, "save_figure", lambda *data: drawn.append(data))
+    torch.manual_seed(1)
+    networks = {}
+    for name in ("plain", "leaky"):
+        networks[name] = CELLS[name](1, 5, 1, residual=True)
+        save_checkpoint(tmp_path / f"{name}.pth", networks[name])
+    paths = [str(tmp_path / f"{name}.pth") for name in networks]
+    reach.main([*paths, f"--out_dir={tmp_path}"])
+    ((path, _, reaches),) = drawn
+    assert path == tmp_path / "reach.png"
+    torch.manual_seed(0)  # the script's
+    samples = record(neurons, 0.1)
+    said = capsys.readouterr().out
+    for cell, network in networks.items():
+        before, after = reaches[cell.title()]
+        expected = gradient_through_time(network, samples)
+        np.testing.assert_allclose(after, expected, rtol=1e-4)
+        assert before != after
+        for steps in (5, 50, 250):
+            line = f"{cell.title():12}{steps:4} steps back: {before[steps]:.0e} before"
+            assert line in said
 
 
 # ---- arrows ----

@@ -23,7 +23,7 @@ TASKS = (
     "gru_classification_scratch.py",
     "gru_driven_neuron.py",
 )
-SCRIPTS = (*TASKS, "gru_autoregression_training.py")
+SCRIPTS = (*TASKS, "gru_autoregression_training.py", "sample_and_hold.py")
 WITHOUT_FLAGS = ("extras/axon.py", "extras/rest_points.py")
 PICTURES = (".svg", ".png", ".gif")
 
@@ -201,7 +201,9 @@ def test_commands_parse(file, flags):
     if file == "extras/check_step.py":
         assert flags == "my_step.py"
     elif file in SCRIPTS:
-        importlib.import_module(Path(file).stem).parse_flags(shlex.split(flags))
+        script = importlib.import_module(Path(file).stem)
+        parse_flags = getattr(script, "parse_flags", script.parser.parse_args)
+        parse_flags(shlex.split(flags))
     elif file == "extras/benchmark.py":
         benchmark_parser().parse_args(shlex.split(flags))
     else:
