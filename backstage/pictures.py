@@ -335,7 +335,7 @@ def draw_reaches(figure, reaches):
     axes.plot([], color="0.4", linestyle=":", label="before training")
     axes.set(xlabel="steps back in time", ylabel="relative size of dL/dH")
     axes.set(xlim=(0, 300), ylim=(1e-12, 10))
-    axes.legend(loc="lower left")
+    axes.legend(loc="lower right")
 
 
 # ---- tasks 2 and 4 ----
