@@ -426,7 +426,7 @@ class FitzhughNagumoClassification(Dataset):
         """Simulate T samples and one period more, from which to choose a window."""
         num_steps = math.ceil(self.pace_range * self.T)  # of the fastest window
         num_spare = math.ceil(max(periods) / self.dt)
-        check_size(N, num_steps + num_spare, duration)
+        check_size(N, num_steps + num_spare, (num_steps + num_spare) * self.dt)
         t = np.arange(num_steps + num_spare) * self.dt
         traces = []
         for parameters, own_period, pace in zip(
@@ -489,10 +489,10 @@ def rest_point(I=NEURON.I, a=NEURON.a, b=NEURON.b):
     """Where a neuron could rest, stably or not: V and W, where both stand still.
 
     W = (V + a) / b in V - V³/3 - W + I = 0 leaves a cubic in V. With b <= 1 it has one
-    root; with more, the lowest is taken. Raises ValueError for b = 0.
+    root; with more, the lowest is taken. Raises ValueError unless b > 0.
     """
-    if b == 0:
-        raise ValueError("b = 0: expected b > 0")
+    if not b > 0:
+        raise ValueError(f"b = {b}: expected b > 0")
     roots = np.roots([-1 / 3, 0, 1 - 1 / b, I - a / b])
     V = roots[abs(roots.imag) < 1e-9].real.min()
     return float(V), float((V + a) / b)

@@ -289,8 +289,8 @@ def weakest_pulse(respond, width, sign, spike_from):
     V = respond(I)[spike_from:]
     up = (V > SPIKE_HEIGHT).any(axis=0)
     down_again = V[-1] < SPIKE_HEIGHT  # what stays up has not spiked
-    *spikes, spikes_by_itself = up & down_again
-    if spikes_by_itself or not any(spikes):
+    *spikes, _ = up & down_again
+    if up[-1] or not any(spikes):  # up without a pulse, or never
         return np.nan
     return PULSES[np.argmax(spikes)]  # the first one that does it
 

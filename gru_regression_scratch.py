@@ -433,6 +433,10 @@ def make_network(args, num_hiddens):
 def main(argv=None):
     args = parse_flags(argv)
     args.device = set_up(args.seed, args.device, args.out_dir)
+    try:
+        longer = load_checkpoint(LONGER, args.device)
+    except ValueError as error:
+        parser.error(error)
     train_set = make_neurons(args, args.num_train, offset=0)
     view = make_neurons(args, 8, offset=1)
     test_set = make_neurons(args, args.num_test, offset=2)
@@ -453,7 +457,6 @@ def main(argv=None):
         fit_readout(network, noisy_train.data_x, noisy_train.data_y, SKIP)
         networks[f"untrained_{network.num_hiddens}"] = network
     networks["trained"] = model
-    longer = load_checkpoint(LONGER, args.device)
     if (longer.info["dt"], longer.info["noise_std"]) == (test_set.dt, args.noise_std):
         networks["longer"] = longer
         reaches["longer"] = gradient_through_time(longer, noisy_test)

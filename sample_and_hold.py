@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch.nn.functional import mse_loss
 
+from backstage import fast
 from backstage.optimiser import OPTIMIZERS, make_optimizer
 from backstage.pictures import (
     draw_held,
@@ -39,6 +40,7 @@ from backstage.plumbing import (
 from backstage.training import Training, fit_readout, gradient_step
 from cells import CELLS
 from datasets import FitzhughNagumo
+from models import GRU
 
 STEM = "sample_and_hold"
 DT = 0.4  # time units between two samples, as in task 1
@@ -110,14 +112,20 @@ def make_traces(num, num_samples, trigger_share, seed):
     Returns the inputs, V and trigger, (T, N, 2), and the targets (T, N, 1).
     """
     V = FitzhughNagumo(num, num_samples, duration=DT * num_samples, seed=seed).data_x
-    chance = np.random.default_rng(seed).random(V.shape)
+    # [seed, 1]: other numbers than those that say where the neurons start
+    chance = np.random.default_rng([seed, 1]).random(V.shape)
     trigger = torch.tensor(chance < trigger_share)
     trigger[0] = True
     return torch.cat([V, trigger], dim=-1), hold(V, trigger)
 
 
-def train_model(model, x, y, args, path):
-    """Train on traces x (T, N, 2) and y (T, N, 1); the best network goes to `path`."""
+def train_model(model, x, y, view, args, path):
+    """Train on traces x (T, N, 2) and y (T, N, 1); return the Training.
+
+    view: inputs and targets of traces that are not trained on, for view_loss. The
+    network of the epoch with the smallest loss in training goes to `path`.
+    """
+    x_view, y_view = view
     num_updates = args.num_epochs * math.ceil(x.shape[1] / args.batch_size)
     optimizer = make_optimizer(args.optimizer, model, args.init_lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_updates)
@@ -141,7 +149,10 @@ def train_model(model, x, y, args, path):
             gradient_step(loss, optimizer, args.max_grad_norm)
             schedule.step()
             losses.append(loss.detach())
-        training.report(loss=torch.stack(losses).mean())
+        training.report(
+            loss=torch.stack(losses).mean(),
+            view_loss=mse_loss(model.predict(x_view), y_view),
+        )
     training.finish()
     return training
 
@@ -160,14 +171,17 @@ def gates(model, x):
 def measure_gates(x, Z, R):
     """What the gates do, as metrics: their means at triggers and between them.
 
-    And how many of the units have a smaller mean at triggers than between.
+    And how many of the units have a smaller mean at triggers than between. x, Z, R:
+    (T, N, ...). Returns {} if there are no triggers, or nothing else.
     """
-    trigger = x[..., 1] > 0  # (T, N)
-    trigger[0] = False  # there, nothing has been written yet that could be kept
+    # not the first sample: nothing has been written yet that could be kept
+    trigger = x[1:, :, 1] > 0  # (T - 1, N)
     metrics = {}
+    if trigger.all() or not trigger.any():
+        return metrics
     for name, gate in (("Z", Z), ("R", R)):
-        at_trigger = gate[trigger].mean(dim=0)  # of each unit
-        between = gate[~trigger].mean(dim=0)
+        at_trigger = gate[1:][trigger].mean(dim=0)  # of each unit
+        between = gate[1:][~trigger].mean(dim=0)
         metrics[f"{name}_at_trigger"] = at_trigger.mean().item()
         metrics[f"{name}_between"] = between.mean().item()
         metrics[f"{name}_lower_at_trigger"] = int((at_trigger < between).sum())
@@ -191,37 +205,51 @@ def print_table(metrics, answers):
         )
 
 
+def make_data(args, num, offset):
+    return make_traces(
+        num, args.num_samples, args.trigger_share, seed=4 * args.seed + offset
+    )
+
+
+def make_network(args, cell):
+    torch.manual_seed(args.seed)  # the same, whatever went before
+    model = CELLS[cell](2, args.n_hidden, 1).to(args.device)
+    model.lengthen_memory(args.memory)
+    return model
+
+
 def main(argv=None):
     args = parser.parse_args(argv)
     args.device = set_up(args.seed, args.device, args.out_dir)
-    sizes = args.num_samples, args.trigger_share
-    x, y = make_traces(args.num_train, *sizes, seed=2 * args.seed)
-    x_test, y_test = make_traces(args.num_test, *sizes, seed=2 * args.seed + 1)
+    # no two offsets or seeds share a trajectory
+    x, y = make_data(args, args.num_train, offset=0)
+    x_test, y_test = make_data(args, args.num_test, offset=1)
+    view = make_data(args, 64, offset=2)
 
     # what takes no training: the best constant, V now, and random weights
     answers = {
         "constant": y.mean().expand_as(y_test),
         "present": x_test[..., :1],
     }
-    untrained = CELLS["gru"](2, args.n_hidden, 1)
+    untrained = make_network(args, "gru")
     fit_readout(untrained, x, y, skip=0)
     answers["untrained"] = untrained.predict(x_test)
 
     metrics = {"train_seconds": 0.0, "interrupted": False}
-    for cell in args.cell:
-        torch.manual_seed(args.seed)
-        model = CELLS[cell](2, args.n_hidden, 1).to(args.device)
-        model.lengthen_memory(args.memory)
+    x = x.to(args.device)
+    y = y.to(args.device)
+    for cell in dict.fromkeys(args.cell):  # each once
         print(f"\n{label(cell)}")
+        model = make_network(args, cell)
         path = args.out_dir / f"{STEM}_{cell}.pth"
-        training = train_model(model, x.to(args.device), y.to(args.device), args, path)
+        training = train_model(model, x, y, view, args, path)
         answers[cell] = model.predict(x_test)
         metrics["train_seconds"] += training.history[-1]["seconds"]
-        if cell == "gru":
+        if fast.may_run(model, textbook=GRU):  # else `gates` is not what it computes
             Z, R = gates(model, x_test)
             metrics.update(measure_gates(x_test, Z, R))
             if args.train_visualization:
-                path = args.out_dir / "sample_and_hold_gates.png"
+                path = args.out_dir / f"{STEM}_gates.png"
                 save_figure(path, draw_writing, x_test[:, 0], Z[:, 0], R[:, 0], DT)
         if training.interrupted:
             metrics["interrupted"] = True

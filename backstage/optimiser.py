@@ -13,7 +13,8 @@ def orthogonalize(G):
 
     A matrix turns space, stretches it along n axes, and turns it again. The iteration
     leaves the turns as they are, and brings the stretches to about 1 (0.7 to 1.2).
-    Those below some 0.002 of the matrix's norm grow some hundredfold, and stay small.
+    Those below some 0.002 of the matrix's norm grow several hundredfold, and stay
+    small.
     """
     X = G / G.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)  # no stretch is above 1
     for _ in range(NUM_ITERATIONS):
@@ -68,7 +69,12 @@ OPTIMIZERS = ("muon", "adam")
 
 
 def make_optimizer(name, model, lr):
-    """Adam for all weights of a network, or Muon for its recurrent matrices."""
+    """Adam for all weights of a network, or Muon for its recurrent matrices.
+
+    Raises ValueError for another name.
+    """
     if name == "muon":
         return MuonAndAdam(model, lr)
-    return torch.optim.Adam(model.parameters(), lr=lr, fused=True)
+    if name == "adam":
+        return torch.optim.Adam(model.parameters(), lr=lr, fused=True)
+    raise ValueError(f"optimizer {name!r}: expected one of {OPTIMIZERS}")

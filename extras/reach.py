@@ -33,7 +33,10 @@ def main(argv=None):
     samples = record(neurons, noise_std=0.1)
     reaches = {}
     for path in args.networks:
-        trained = load_checkpoint(path, device)
+        try:
+            trained = load_checkpoint(path, device)
+        except ValueError as error:
+            parser.error(error)
         cell = type(trained)
         untrained = cell(1, trained.num_hiddens, 1, residual=True)
         before = gradient_through_time(untrained, samples)

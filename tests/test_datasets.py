@@ -681,6 +681,7 @@ def test_the_neuron_could_rest_where_the_page_says():
     assert round(V, 3) == -0.805
 
 
-def test_without_b_there_is_no_rest_point_to_compute():
-    with pytest.raises(ValueError, match="b = 0: expected b > 0"):
-        rest_point(b=0)
+@pytest.mark.parametrize("b", [0, -1, np.nan])
+def test_without_b_there_is_no_rest_point_to_compute(b):
+    with pytest.raises(ValueError, match=f"b = {b}: expected b > 0"):
+        rest_point(b=b)

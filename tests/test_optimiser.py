@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from backstage.optimiser import MuonAndAdam, orthogonalize
+from backstage.optimiser import MuonAndAdam, make_optimizer, orthogonalize
 from cells import CELLS
 from models import GRU
 
@@ -74,3 +74,8 @@ def test_both_have_a_learning_rate_of_their_own_under_one_schedule():
     assert optimizer.adam.param_groups[0]["lr"] == rates[1]
     num_weights = sum(len(group["params"]) for group in optimizer.param_groups)
     assert num_weights == len(list(model.parameters()))
+
+
+def test_another_optimizer_is_an_error():
+    with pytest.raises(ValueError, match="optimizer 'Muon': expected one of"):
+        make_optimizer("Muon", GRU(1, 3, 1), 0.1)

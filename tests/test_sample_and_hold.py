@@ -1,6 +1,7 @@
 """Sample and hold: what is asked for, and what is said of the gates."""
 
 import torch
+from matplotlib.figure import Figure
 
 import sample_and_hold as task
 from models import GRU
@@ -42,17 +43,38 @@ def test_gates_are_those_of_the_step():
         torch.testing.assert_close(Z[t] * before + (1 - Z[t]) * H_tilde, H)
 
 
+def test_the_losses_are_drawn_while_it_trains(monkeypatch, tmp_path):
+    shown = []
+
+    def open_window(plot):
+        update = plot(Figure())
+
+        def redraw(history):
+            update(history)
+            shown.append(len(history))
+
+        return redraw
+
+    monkeypatch.setattr(task, "live_window", open_window)
+    flags = ["--num_epochs=2", "--num_train=4", "--num_test=2", "--num_samples=30"]
+    flags += ["--n_hidden=3", "--trigger_share=0", "--device=cpu"]
+    flags += ["--cell", "plain", "gru", "plain", f"--out_dir={tmp_path}"]
+    metrics = task.main(flags)
+    assert shown == [1, 2, 1, 2]  # each cell once
+    assert "Z_between" not in metrics  # without a trigger there is no "at a trigger"
+
+
 def test_gates_are_averaged_at_triggers_and_between():
     x = torch.zeros(4, 1, 2)
-    x[[0, 2], 0, 1] = 1.0  # the first one does not count as a trigger
+    x[[0, 2], 0, 1] = 1.0  # the first one does not count
     Z = torch.tensor([[0.6, 0.1], [0.9, 0.3], [0.2, 0.7], [0.9, 0.2]])[:, None]
     metrics = task.measure_gates(x, Z, 1 - Z)
     expected = {
         "Z_at_trigger": 0.45,
-        "Z_between": 0.5,
+        "Z_between": 0.575,
         "Z_lower_at_trigger": 1,
         "R_at_trigger": 0.55,
-        "R_between": 0.5,
+        "R_between": 0.425,
         "R_lower_at_trigger": 1,
     }
     assert metrics.keys() == expected.keys()
