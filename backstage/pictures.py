@@ -584,6 +584,31 @@ def draw_answers(figure, answers, labels):
     response.set(xlim=(0, 1))
 
 
+def draw_gains(figure, by_lag, answers, dt, current):
+    """Draw how much the next V changes with a current, and what a step of it does.
+
+    by_lag: label -> derivatives of the next V by the current of this sample, the one
+    before, ... (lags,). answers: label -> V (T,), under `current` (T,). The neuron
+    comes first.
+    """
+    figure.set_size_inches(8, 6)
+    slopes, step = figure.subplots(2)
+    styles = [NEURON, NETWORK, OTHER]
+    t = dt * np.arange(len(current))
+    for place, (label, gains) in enumerate(by_lag.items()):
+        style = styles[place] if place < len(styles) else {}
+        slopes.plot(gains, **style, marker="o", label=label)
+        step.plot(t, answers[label], **style)
+    slopes.axhline(0, color="0.8", linewidth=0.8, zorder=0)
+    slopes.set(title="At rest: how much does a current change the next V?")
+    slopes.set(xlabel="samples ago", ylabel="dV/dI")
+    slopes.legend(loc="upper right")
+    step.step(t, current - 3.2, where="post", color="black", linewidth=1)
+    step.text(t[-1], current[-1] - 3.1, "current", ha="right")
+    step.set(title=f"The current steps to {current[-1]:g}: who fires, and when?")
+    step.set(xlabel="time", ylabel="V", xlim=(0, t[-1]), ylim=(-3.4, 2.5))
+
+
 def mark_pulse(axes, poke, dt):
     """Mark at the bottom when there is a current, and how strong it is."""
     on = dt * np.flatnonzero(poke)
