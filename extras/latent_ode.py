@@ -25,10 +25,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import torch
 from rest_points import (
+    CLAMPED_AT,
+    HELD,
+    NUM_SAMPLES,
     find_rest_points,
     lyapunov_exponents,
     multipliers_at,
     print_result,
+    spike_after_clamp,
 )
 from sklearn.linear_model import LinearRegression
 from torch import nn
@@ -64,7 +68,7 @@ from models import GRU
 
 STEM = "latent_ode"
 SUBSTEPS = 2  # Runge-Kutta steps per sample
-SLOW = 0.1  # a first guess: w is so much slower than V
+SLOW = 0.1  # w is about so much slower than V: a first guess, also in its learning
 INIT_LR = 1e-2
 MAX_GRAD_NORM = 0.1
 FIRST_HORIZON = 10  # free samples at the beginning of training
@@ -75,7 +79,7 @@ flag = parser.add_argument
 flag("--form", type=str, choices=["free", "structured"], default="free", help="see top")
 flag("--n_hidden", type=units, default=32, help="hidden units of F and G")
 flag("--noise_std", type=not_negative, default=0.2, help="largest, of the noise on V")
-flag("--num_updates", type=count, default=4000, help="gradient steps")
+flag("--num_updates", type=count, default=4500, help="gradient steps")
 flag("--batch_size", type=count, default=128, help="free runs per gradient step")
 flag("--seed", type=seed, default=0, help="fixes data, first weights and batches")
 flag("--out_dir", type=Path, default="outputs", help="for the metrics")
@@ -90,13 +94,11 @@ class FreeField(nn.Module):
         super().__init__()
         self.hidden = nn.Linear(3, num_hiddens)
         self.rates = nn.Linear(num_hiddens, 2)
-        with torch.no_grad():
-            self.rates.weight[1] *= SLOW
-            self.rates.bias[1] *= SLOW
+        self.speeds = torch.tensor([1.0, SLOW])
 
     def forward(self, s, I):
         seen = torch.cat([s, I], dim=-1)
-        return self.rates(torch.tanh(self.hidden(seen)))
+        return self.rates(torch.tanh(self.hidden(seen))) * self.speeds
 
 
 class StructuredField(nn.Module):
@@ -161,6 +163,7 @@ def train_model(model, x, args):
     """Train on free runs from random places of traces x (T, N, 2), V and I.
 
     They grow longer: from a wrong field nothing is to be learnt about times far off.
+    Returns the loss at each update.
     """
     optimizers = [
         torch.optim.Adam(model.field.parameters(), lr=INIT_LR, fused=True),
@@ -171,9 +174,10 @@ def train_model(model, x, args):
         for optimizer in optimizers
     ]
     T, N, _ = x.shape
+    losses = []
     bar = trange(args.num_updates, disable=None)  # None: not in a pipe
     for update in bar:
-        growth = min(1.0, update / (0.8 * args.num_updates))
+        growth = (update / args.num_updates) ** 2  # slow at first
         horizon = round(FIRST_HORIZON * (HORIZON / FIRST_HORIZON) ** growth)
         trace = torch.randint(N, (args.batch_size,))
         begin = torch.randint(T - WARM_UP - horizon, (args.batch_size,))
@@ -190,8 +194,9 @@ def train_model(model, x, args):
         for optimizer, schedule in zip(optimizers, schedules):
             optimizer.step()
             schedule.step()
-        if update % 50 == 0:
-            bar.set_postfix(horizon=horizon, loss=f"{loss.item():.3f}")
+        losses.append(loss.item())
+        bar.set_postfix(horizon=horizon, loss=f"{losses[-1]:.3f}", refresh=False)
+    return losses
 
 
 # ---- what is asked ----
@@ -234,8 +239,12 @@ def r2_from_w(model):
     return LinearRegression().fit(w, W).score(w, W)
 
 
-def look_inside(model):
-    """Rest points at the current of all tasks: V -> multipliers; and exponents."""
+def look_inside(model, num_samples=NUM_SAMPLES):
+    """What extras/rest_points.py asks, at the current of all tasks.
+
+    Returns its rest points, V -> multipliers; its exponents; and the samples from a
+    voltage clamp to the first spike.
+    """
     model.double().requires_grad_(False)
     I = torch.full((1, 1), NEURON.I, dtype=torch.float64)
 
@@ -244,17 +253,23 @@ def look_inside(model):
 
     s = torch.zeros(2, dtype=torch.float64)
     cycle = model.run(s[None], I.expand(2000, 1, 1))[1000:, 0]
-    exponents = lyapunov_exponents(step, cycle[-1], num_exponents=2)
-    # begin the search all over the cycle's rectangle, and as far again to each side
+    exponents = lyapunov_exponents(
+        step, cycle[-1], num_exponents=2, settling=50, num_samples=num_samples
+    )
+    # the search begins all over the rectangle of the cycle
     low = cycle.amin(dim=0)
     high = cycle.amax(dim=0)
-    shares = torch.linspace(-1, 2, 20, dtype=torch.float64)
+    shares = torch.linspace(0, 1, 12, dtype=torch.float64)
     starts = low + torch.cartesian_prod(shares, shares) * (high - low)
     rest_points = {}
     for point in find_rest_points(step, starts):
         rest_points[point[0].item()] = multipliers_at(step, point)
+    for _ in range(8 * HELD):  # a voltage clamp: back to one V eight times a sample
+        s[0] = CLAMPED_AT
+        (s,) = model.step(s[None], I, DT / 8)
+    spike = spike_after_clamp(step, s)
     model.float()
-    return rest_points, exponents
+    return rest_points, exponents, spike
 
 
 def main(argv=None):
@@ -280,10 +295,8 @@ def main(argv=None):
         f"\nat half the time step the period is off by {halved['period_error']:.1e}; "
         f"R² of W, from w alone: {metrics['r2_of_W_from_w']:.4f}"
     )
-    rest_points, exponents = look_inside(model)
-    print_result(f"the neural ODE ({args.form})", rest_points, exponents)
-    metrics["rest_points"] = str(rest_points)
-    metrics["exponents"] = str(exponents)
+    rest_points, exponents, spike = look_inside(model)
+    print_result(f"the neural ODE ({args.form})", rest_points, exponents, spike)
     metrics["interrupted"] = False
     write_metrics(args.out_dir / f"{STEM}_metrics.json", metrics, args)
     return metrics

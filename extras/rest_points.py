@@ -1,9 +1,11 @@
-"""Where a neuron and three networks could rest, and how fast they forget a kick.
+"""What networks are where they never go: rest points, kicks, a voltage clamp.
 
     python extras/rest_points.py
+    python extras/rest_points.py outputs/gru_driven_neuron.pth
 
+Networks of tasks 2 and 4, the shipped ones if none is named, beside the neuron.
 A network that is fed with its own prediction is a map from a state s = (V, H), its next
-input and what it remembers, to the next s. Two questions can be put to any such map:
+input and what it remembers, to the next s. Three questions can be put to any such map:
 
 - Where does it rest? A *rest point* is an s that one step does not move. Beside it
   every step multiplies a small deviation by the Jacobian. The eigenvalues of that
@@ -12,6 +14,7 @@ input and what it remembers, to the next s. Two questions can be put to any such
 - On its cycle, where nothing rests: how fast does a small kick grow or die out? The
   rates are the *Lyapunov exponents*. On a cycle the largest is 0, that of a kick along
   the cycle.
+- A *voltage clamp*: held at one V for long, and let go, when does it spike?
 
 It takes a minute or two. docs/inside.md says what follows from the figures.
 Source of the exponents: Benettin et al. (1980), https://doi.org/10.1007/BF02128237
@@ -27,19 +30,26 @@ import torch
 from torch.func import jacrev, vmap
 
 from backstage.checkpoints import load_checkpoint
+from backstage.plumbing import FlagParser, run
 from datasets import NEURON, rest_point, simulate
-from gru_driven_neuron import DT, SHIPPED
+from gru_driven_neuron import DT, SHIPPED, SPIKE_HEIGHT
 
 NETWORKS = {  # file: what it is
-    "autoregressiveGRU.pth": "the shipped generator",
-    "driven_jumps.pth": "trained under jumps",
-    "driven_constant.pth": "trained under constant currents",
+    SHIPPED / "autoregressiveGRU.pth": "the shipped generator",
+    SHIPPED / "driven_jumps.pth": "trained under jumps",
+    SHIPPED / "driven_constant.pth": "trained under constant currents",
 }
+
+parser = FlagParser(__doc__)
+parser.add_argument(
+    "networks", type=Path, nargs="*", default=list(NETWORKS), help="files of networks"
+)
 
 # the search for rest points
 NUM_STARTS = 100
 HIGHEST = 2.0  # the neuron's voltages lie between this and its negative
 HELD = 400  # samples for which a network is shown one voltage, before the search
+CLAMPED_AT = -0.5  # the voltage of the clamp, where the neuron is in passing only
 NUM_NEWTON = 100  # steps of Newton's method
 LONGEST_NEWTON = 0.5  # a longer step would leave the region in which it is right
 AT_REST = 1e-12  # what moves less than this does not move
@@ -85,14 +95,10 @@ def close_loop(model):
 
 
 @torch.no_grad()
-def held_states(model, num_starts):
-    """States (num_starts, 1 + n) of a network that was held at one voltage for long.
-
-    The voltages are spread evenly over the neuron's range.
-    """
-    voltages = torch.linspace(-HIGHEST, HIGHEST, num_starts, dtype=torch.float64)
+def held_states(model, voltages):
+    """States (N, 1 + n) of a network that was held at each of N voltages for long."""
     columns = [voltages, torch.full_like(voltages, NEURON.I)]
-    X = torch.stack(columns[: model.num_inputs], dim=-1)  # (num_starts, num_inputs)
+    X = torch.stack(columns[: model.num_inputs], dim=-1)  # (N, num_inputs)
     states, readouts = model(X.expand(HELD, *X.shape))
     return torch.cat([readouts[-1], states[-1]], dim=-1)
 
@@ -148,14 +154,37 @@ def lyapunov_exponents(
     return (growth / (num_samples * DT)).sort(descending=True).values
 
 
-def print_result(label, rest_points, exponents):
-    """rest_points: V -> multipliers."""
+def spike_after_clamp(step, s, num_samples=400):
+    """Samples from the end of a voltage clamp to the first spike; nan if there is none.
+
+    s: the first sample after the clamp.
+    """
+    for sample in range(1, num_samples):
+        if s[0] > SPIKE_HEIGHT:
+            return sample
+        s = step(s)
+    return float("nan")
+
+
+def neuron_spike_after_clamp():
+    """The same for the neuron: held for long, W rests where V has it rest."""
+    W = (CLAMPED_AT + NEURON.a) / NEURON.b
+    V, _ = simulate(CLAMPED_AT, W, DT * np.arange(400))
+    return int(np.argmax(V[:, 0] > SPIKE_HEIGHT))
+
+
+def print_result(label, rest_points, exponents, spike):
+    """rest_points: V -> multipliers. spike: samples after the clamp."""
     print(f"\n{label}")
     for V, multipliers in rest_points.items():
         numbers = ", ".join(as_text(number) for number in multipliers[:3])
         print(f"  rest point at V = {V:.3f}, multipliers {numbers}")
     numbers = ", ".join(f"{exponent:z.3f}" for exponent in exponents)  # z: no -0.000
-    print(f"  exponents {numbers}", flush=True)
+    print(f"  exponents {numbers}")
+    print(
+        f"  clamped at {CLAMPED_AT} and let go: spikes after {spike} samples",
+        flush=True,
+    )
 
 
 def as_text(number):
@@ -166,20 +195,35 @@ def as_text(number):
     return f"{number:.3f}"
 
 
-def main(num_starts=NUM_STARTS, num_newton=NUM_NEWTON, num_samples=NUM_SAMPLES):
+def look_inside(model):
+    """Ask a network all three questions; return what print_result takes."""
+    model = model.double().requires_grad_(False)
+    step = close_loop(model)
+    starts = held_states(
+        model, torch.linspace(-HIGHEST, HIGHEST, NUM_STARTS, dtype=torch.float64)
+    )
+    found = {}
+    for point in find_rest_points(step, starts):
+        found[point[0].item()] = multipliers_at(step, point)
+    exponents = lyapunov_exponents(step, starts[0])
+    (clamped,) = held_states(model, torch.tensor([CLAMPED_AT], dtype=torch.float64))
+    return found, exponents, spike_after_clamp(step, clamped)
+
+
+def main(argv=None):
+    args = parser.parse_args(argv)
     torch.set_num_threads(1)  # products this small lose more to a second thread
     V, _ = rest_point()
-    print_result("the neuron", {V: neuron_multipliers(V)}, neuron_exponents())
-    for file, label in NETWORKS.items():
-        model = load_checkpoint(SHIPPED / file).double().requires_grad_(False)
-        step = close_loop(model)
-        starts = held_states(model, num_starts)
-        rest_points = {}
-        for point in find_rest_points(step, starts, num_newton):
-            rest_points[point[0].item()] = multipliers_at(step, point)
-        exponents = lyapunov_exponents(step, starts[0], num_samples=num_samples)
-        print_result(label, rest_points, exponents)
+    of_neuron = {V: neuron_multipliers(V)}
+    print_result("neuron", of_neuron, neuron_exponents(), neuron_spike_after_clamp())
+    for path in args.networks:
+        try:
+            model = load_checkpoint(path)
+        except ValueError as error:
+            parser.error(error)
+        print_result(NETWORKS.get(path, path), *look_inside(model))
+    return {"interrupted": False}
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

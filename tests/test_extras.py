@@ -4,16 +4,20 @@ import ast
 import importlib.util
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from scipy.linalg import expm
 
+import gru_driven_neuron
 from backstage.checkpoints import load_checkpoint, save_checkpoint
 from backstage.recurrence import Recurrence
 from cells import CELLS
-from datasets import FitzhughNagumo, rest_point, simulate
+from datasets import NEURON, DrivenNeurons, FitzhughNagumo, rest_point, simulate
+from gru_driven_neuron import DT, REST, WARM_UP, random_currents
 from gru_regression_scratch import gradient_through_time, record
 from models import GRU
 
@@ -31,6 +35,9 @@ def load(name):
 benchmark = load("benchmark")
 rest_points = load("rest_points")
 reach = load("reach")
+gains = load("gains")
+sys.path.insert(0, str(TOP / "extras"))
+latent_ode = load("latent_ode")
 
 # ---- the benchmark ----
 
@@ -121,7 +128,8 @@ def row_of_the_page():
 
 def test_shipped_generator_has_the_rest_point_of_the_page(generator, row_of_the_page):
     step = rest_points.close_loop(generator)
-    starts = rest_points.held_states(generator, num_starts=5)
+    voltages = torch.linspace(-2, 2, 5, dtype=torch.float64)
+    starts = rest_points.held_states(generator, voltages)
     (point,) = rest_points.find_rest_points(step, starts)
     first, second = rest_points.multipliers_at(step, point)[:2]
     assert first.conj() == second  # a spiral
@@ -131,10 +139,118 @@ def test_shipped_generator_has_the_rest_point_of_the_page(generator, row_of_the_
 
 def test_shipped_generator_has_the_exponents_of_the_page(generator, row_of_the_page):
     step = rest_points.close_loop(generator)
-    (start,) = rest_points.held_states(generator, num_starts=1)
+    voltage = torch.tensor([-2.0], dtype=torch.float64)
+    (start,) = rest_points.held_states(generator, voltage)
     exponents = rest_points.lyapunov_exponents(step, start)
     shown = ", ".join(f"{exponent:z.3f}" for exponent in exponents)  # z: no -0.000
     assert f"| {shown} |" in row_of_the_page
+
+
+# ---- a model of the system ----
+
+
+class TrueField(torch.nn.Module):
+    """The neuron's own equations."""
+
+    def forward(self, s, I):
+        V, W = s.split(1, dim=-1)
+        dV = V - V**3 / 3 - W + I
+        dW = NEURON.eps * (V + NEURON.a - NEURON.b * W)
+        return torch.cat([dV, dW], dim=-1)
+
+
+@pytest.fixture
+def true_ode():
+    """A latent ODE with the neuron's equations, told where the neuron is."""
+    torch.manual_seed(0)
+    model = latent_ode.LatentODE("free", 4)
+    model.field = TrueField()
+    return model
+
+
+@pytest.mark.parametrize(("steps_per_sample", "tolerance"), [(1, 2e-2), (2, 2e-3)])
+def test_ode_with_the_neurons_equations_runs_as_the_neuron(
+    true_ode, monkeypatch, steps_per_sample, tolerance
+):
+    I = random_currents(num=2, T=300)
+    V, W = simulate(*REST, DT * np.arange(len(I)), I)
+    last = np.stack([V, W], axis=-1)[WARM_UP - 1]
+    start = torch.tensor(last, dtype=torch.float32)
+    monkeypatch.setattr(true_ode, "encode", lambda warm_up: start)
+    answered = latent_ode.answer(true_ode, I, steps_per_sample)
+    for values, true in zip(answered, (V, W)):
+        np.testing.assert_allclose(values, true[WARM_UP:], atol=tolerance)
+
+
+def test_inside_of_the_neurons_equations_is_the_neurons(true_ode):
+    rounds = 313  # samples: two
+    found, exponents, spike = latent_ode.look_inside(true_ode, num_samples=rounds)
+    ((V, multipliers),) = found.items()
+    V_rest, _ = rest_point()
+    assert pytest.approx(V_rest, abs=1e-3) == V
+    expected = rest_points.neuron_multipliers(V)
+    torch.testing.assert_close(multipliers.real, expected, atol=1e-3, rtol=0)
+    expected = rest_points.neuron_exponents()
+    torch.testing.assert_close(exponents, expected, atol=2e-2, rtol=0)
+    assert abs(spike - rest_points.neuron_spike_after_clamp()) <= 1
+
+
+@pytest.mark.parametrize("form", ["free", "structured"])
+def test_ode_learns(form, monkeypatch):
+    monkeypatch.setattr(latent_ode, "HORIZON", latent_ode.FIRST_HORIZON)
+    args = latent_ode.parser.parse_args(["--num_updates=40", "--batch_size=16"])
+    x = DrivenNeurons(16, 200, "jumps", duration=200 * DT, seed=0).data_x
+
+    def train():
+        torch.manual_seed(0)
+        model = latent_ode.LatentODE(form, 8)
+        return latent_ode.train_model(model, x, args)
+
+    losses = train()
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
+    assert train() == losses  # the seed fixes all
+
+
+def test_ode_is_asked_all_that_the_pages_say(tmp_path, monkeypatch):
+    monkeypatch.setattr(gru_driven_neuron, "LEVELS", np.array([0.0, 0.5]))
+    monkeypatch.setattr(gru_driven_neuron, "PULSES", np.array([0.1, 3.0]))
+    monkeypatch.setattr(gru_driven_neuron, "PHASES", np.array([0.0, 0.3, 0.5]))
+    few = random_currents(num=2, T=250)
+    monkeypatch.setattr(gru_driven_neuron, "random_currents", lambda **_: few)
+    monkeypatch.setattr(latent_ode, "random_currents", lambda: few)
+    monkeypatch.setattr(
+        latent_ode, "look_inside", lambda model: ({}, torch.zeros(2), 1)
+    )
+    flags = ["--num_updates=1", "--batch_size=4", f"--out_dir={tmp_path}"]
+    latent_ode.main(flags)
+    metrics = json.loads((tmp_path / "latent_ode_metrics.json").read_text())
+    for name in ("ode_random_current", "half_step_period_error", "r2_of_W_from_w"):
+        assert name in metrics
+
+
+# ---- the gain of a current ----
+
+
+def test_gain_of_the_neuron_is_that_of_its_linear_equations():
+    """At rest, over one sample: the integral of exp(Jacobian t), its first entry."""
+    V, _ = REST
+    jacobian = np.array([[1 - V**2, -1], [NEURON.eps, -NEURON.eps * NEURON.b]])
+    response = np.linalg.solve(jacobian, expm(DT * jacobian) - np.eye(2))
+    assert gains.neuron_gain() == pytest.approx(response[0, 0], abs=1e-4)
+
+
+def test_gains_of_a_network_are_differences_of_its_predictions():
+    torch.manual_seed(0)
+    model = GRU(2, 8, 1, residual=True)
+    of_V, of_I = gains.gains(model)
+    x = torch.zeros(gains.SETTLING, 1, 2)
+    x[..., 0] = REST[0]
+    for column, by_lag in enumerate((of_V, of_I)):
+        for lag in (0, 1, 4):
+            pushed = x.clone()
+            pushed[-1 - lag, 0, column] += 1e-2
+            change = (model.predict(pushed)[-1] - model.predict(x)[-1]).item()
+            assert by_lag[lag] == pytest.approx(change / 1e-2, abs=2e-3)
 
 
 # ---- how far back slopes reach ----
