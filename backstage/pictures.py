@@ -409,6 +409,25 @@ def plot_run(axes, t, true, V, warm_up, style):
     return Growing(line, V, warm_up)
 
 
+def draw_clamps(figure, paths):
+    """Draw where clamped neurons and networks go, in the plane of V and W.
+
+    paths: label -> V and W, (2, T, N), of N clamps from their end on.
+    """
+    num_rows = (len(paths) + 1) // 2
+    figure.set_size_inches(8, 3.6 * num_rows)
+    grid = figure.subplots(num_rows, 2, sharex=True, sharey=True, squeeze=False)
+    for axes, (label, (V, W)) in zip(grid.flat, paths.items()):
+        draw_flow(axes, EQUATIONS.I, EQUATIONS.a, EQUATIONS.b)
+        axes.plot(V, W, color="black", linewidth=0.8)
+        axes.plot(V[0], W[0], "o", color="tab:red", markersize=5)
+        axes.set(title=label, xlim=PLANE_V, ylim=PLANE_W)
+    for axes in grid[-1]:
+        axes.set(xlabel="V")
+    for axes in grid[:, 0]:
+        axes.set(ylabel="W")
+
+
 def draw_phase_portrait(figure, true, generated, states):
     """Draw the last period of a free run, in two planes.
 

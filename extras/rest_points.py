@@ -16,6 +16,8 @@ input and what it remembers, to the next s. Three questions can be put to any su
   the cycle.
 - A *voltage clamp*: held at one V for long, and let go, when does it spike?
 
+Draws outputs/clamp.png: let go at nine voltages, where do they go? The W of a network
+is read out of its state, by a line fitted while it is shown neurons.
 It takes a minute or two. docs/inside.md says what follows from the figures.
 Source of the exponents: Benettin et al. (1980), https://doi.org/10.1007/BF02128237
 """
@@ -27,11 +29,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
+from sklearn.linear_model import LinearRegression
 from torch.func import jacrev, vmap
 
 from backstage.checkpoints import load_checkpoint
-from backstage.plumbing import FlagParser, run
-from datasets import NEURON, rest_point, simulate
+from backstage.pictures import draw_clamps, save_figure
+from backstage.plumbing import FlagParser, run, set_up
+from datasets import NEURON, FitzhughNagumo, rest_point, simulate
 from gru_driven_neuron import DT, SHIPPED, SPIKE_HEIGHT
 
 NETWORKS = {  # file: what it is
@@ -44,6 +48,7 @@ parser = FlagParser(__doc__)
 parser.add_argument(
     "networks", type=Path, nargs="*", default=list(NETWORKS), help="files of networks"
 )
+parser.add_argument("--out_dir", type=Path, default="outputs", help="for the picture")
 
 # the search for rest points
 NUM_STARTS = 100
@@ -53,6 +58,10 @@ CLAMPED_AT = -0.5  # the voltage of the clamp, where the neuron is in passing on
 NUM_NEWTON = 100  # steps of Newton's method
 LONGEST_NEWTON = 0.5  # a longer step would leave the region in which it is right
 AT_REST = 1e-12  # what moves less than this does not move
+
+# the picture
+DRAWN_CLAMPS = np.linspace(-1.6, 1.6, 9)
+NUM_FOLLOWED = 100  # samples
 
 # the exponents
 NUM_EXPONENTS = 3
@@ -173,6 +182,40 @@ def neuron_spike_after_clamp():
     return int(np.argmax(V[:, 0] > SPIKE_HEIGHT))
 
 
+def follow_neuron():
+    """V and W (2, NUM_FOLLOWED, N) after clamps of a neuron at DRAWN_CLAMPS."""
+    W = (DRAWN_CLAMPS + NEURON.a) / NEURON.b
+    return np.stack(simulate(DRAWN_CLAMPS, W, DT * np.arange(NUM_FOLLOWED)))
+
+
+@torch.no_grad()
+def follow_network(model):
+    """The same of a network, its W read out of the state."""
+    step = vmap(close_loop(model))
+    read_W = fit_line(model)
+    V = torch.tensor(DRAWN_CLAMPS)
+    s = held_states(model, V)
+    path = []
+    for _ in range(NUM_FOLLOWED):
+        next_V, H = s[:, 0], s[:, 1:]
+        path.append([V.numpy(), read_W.predict(H)])
+        V = next_V
+        s = step(s)
+    return np.stack(path, axis=1)
+
+
+def fit_line(model):
+    """Fit a line from the states of a network that is shown neurons to their W."""
+    num_samples = 300
+    neurons = FitzhughNagumo(64, num_samples, duration=num_samples * DT, seed=3)
+    V = neurons.data_x.double()
+    columns = [V, torch.full_like(V, NEURON.I)]
+    states, _ = model(torch.cat(columns[: model.num_inputs], dim=-1))
+    known = slice(50, None)  # from there on the state knows
+    H = states[known].flatten(0, 1)
+    return LinearRegression().fit(H, neurons.data_w[known].flatten())
+
+
 def print_result(label, rest_points, exponents, spike):
     """rest_points: V -> multipliers. spike: samples after the clamp."""
     print(f"\n{label}")
@@ -212,16 +255,20 @@ def look_inside(model):
 
 def main(argv=None):
     args = parser.parse_args(argv)
-    torch.set_num_threads(1)  # products this small lose more to a second thread
+    set_up(0, "cpu", args.out_dir)
     V, _ = rest_point()
     of_neuron = {V: neuron_multipliers(V)}
     print_result("neuron", of_neuron, neuron_exponents(), neuron_spike_after_clamp())
+    paths = {"neuron": follow_neuron()}
     for path in args.networks:
         try:
             model = load_checkpoint(path)
         except ValueError as error:
             parser.error(error)
-        print_result(NETWORKS.get(path, path), *look_inside(model))
+        label = NETWORKS.get(path, str(path))
+        print_result(label, *look_inside(model))
+        paths[label] = follow_network(model)
+    save_figure(args.out_dir / "clamp.png", draw_clamps, paths)
     return {"interrupted": False}
 
 
