@@ -369,7 +369,9 @@ def label(key, cell):
         return f"{cell} network"
     if key in LABELS:
         return LABELS[key]
-    return f"{key.replace('_', ', ')} units"
+    if key.startswith("untrained_"):
+        return f"{key.replace('_', ', ')} units"
+    return key  # a predictor that a reader added
 
 
 def print_table(metrics, keys, cell, num_samples):

@@ -146,6 +146,32 @@ def test_shipped_generator_has_the_exponents_of_the_page(generator, row_of_the_p
     assert f"| {shown} |" in row_of_the_page
 
 
+def test_clamped_neuron_is_let_go_from_the_green_line():
+    V, W = rest_points.follow_neuron()
+    np.testing.assert_allclose(W[0], (V[0] + NEURON.a) / NEURON.b)
+    slow = NEURON.eps * (V + NEURON.a - NEURON.b * W)
+    change = np.diff(W, axis=0) / DT
+    np.testing.assert_allclose(change, (slow[1:] + slow[:-1]) / 2, atol=5e-3)
+
+
+@pytest.mark.parametrize("num_inputs", [1, 2])
+def test_clamped_network_goes_on_as_its_free_run(num_inputs):
+    torch.manual_seed(0)
+    model = GRU(num_inputs, 6, 1, residual=True).double().requires_grad_(False)
+    V, W = rest_points.follow_network(model)
+    x = torch.full((rest_points.HELD, 1, num_inputs), NEURON.I, dtype=torch.float64)
+    x[..., 0] = rest_points.DRAWN_CLAMPS[2]
+    states, readouts = model.forward_by_steps(x)
+    H, expected = states[-1], [x[-1, 0, 0], readouts[-1, 0, 0]]
+    for _ in range(5):
+        following = x[-1].clone()
+        following[0, 0] = expected[-1]
+        H, Y = model.single_step(following, H)
+        expected.append(Y[0, 0])
+    np.testing.assert_allclose(V[:7, 2], torch.stack(expected), atol=1e-12)
+    assert W.shape == V.shape
+
+
 # ---- a model of the system ----
 
 

@@ -212,6 +212,37 @@ def test_answers_are_each_its_own():
     assert words(pulse) == ["pulse of 0.25"]
 
 
+def test_gains_are_drawn_by_lag_and_answers_by_time():
+    by_lag = {"neuron": np.array([0.7]), "network": np.array([0.6, 0.4, 0.3])}
+    answers = {label: np.random.default_rng(0).normal(size=20) for label in by_lag}
+    current = np.repeat([0.0, 0.5], 10)
+    figure = Figure()
+    pictures.draw_gains(figure, by_lag, answers, 0.5, current)
+    slopes, step = figure.axes
+    assert legend(slopes) == list(by_lag)
+    for place, label in enumerate(by_lag):
+        _, drawn = lines(slopes)[label]
+        np.testing.assert_array_equal(drawn, by_lag[label])
+        t, drawn = step.lines[place].get_data()
+        np.testing.assert_array_equal(drawn, answers[label])
+        np.testing.assert_allclose(t, 0.5 * np.arange(20))
+    _, drawn = step.lines[-1].get_data()
+    np.testing.assert_allclose(np.ptp(drawn), 0.5)
+
+
+def test_clamps_are_drawn_each_from_its_end():
+    rng = np.random.default_rng(0)
+    paths = {label: rng.normal(size=(2, 5, 3)) for label in ("a", "b", "c")}
+    figure = Figure()
+    pictures.draw_clamps(figure, paths)
+    for axes, (label, (V, W)) in zip(figure.axes, paths.items()):
+        assert axes.get_title() == label
+        *_, first, _, third, dots = axes.lines
+        np.testing.assert_array_equal(first.get_data(), [V[:, 0], W[:, 0]])
+        np.testing.assert_array_equal(third.get_data(), [V[:, 2], W[:, 2]])
+        np.testing.assert_array_equal(dots.get_data(), [V[0], W[0]])
+
+
 def test_accuracy_of_the_ideal_observer_is_its_own():
     accuracy = np.linspace(0.5, 0.9, 20)
     confidence = np.linspace(0.6, 0.8, 20)

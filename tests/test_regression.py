@@ -242,6 +242,7 @@ def test_a_reader_sees_labels_and_not_keys():
     assert task.label("trained", "leaky") == "leaky network"
     assert task.label("untrained_128", "gru") == "untrained, 128 units"
     assert task.label("ideal", "leaky") == "ideal observer"
+    assert task.label("of_mine", "gru") == "of_mine"  # that of a reader
 
 
 # ---- the script ----
