@@ -4,6 +4,7 @@
     python gru_autoregression.py --test_duration 12800   a hundred periods, not 26
     python gru_autoregression.py --untrained 500         beside 500 untrained units
     python gru_autoregression.py --retrain               trains a new one, in minutes
+    python gru_autoregression.py --play                  a window: who loses the beat?
 
 You should see a table in which the network, fed with nothing but its own predictions,
 keeps the true period and phase; an untrained one of its size loses the beat at once,
@@ -29,6 +30,12 @@ from backstage.pictures import (
     save_figure,
     save_gif,
 )
+from backstage.play import (
+    AloneWindow,
+    NetworkPlayer,
+    NoWindowError,
+    refuse_other_flags,
+)
 from backstage.plumbing import (
     FlagParser,
     count,
@@ -41,7 +48,7 @@ from backstage.plumbing import (
 )
 from backstage.training import fit_readout
 from cells import CELLS
-from datasets import FitzhughNagumo, period
+from datasets import NEURON, FitzhughNagumo, period
 from free_running import judge, run_freely
 from models import GRU
 
@@ -64,6 +71,7 @@ which.add_argument(
     action="store_true",
     help="train a new one, by gru_autoregression_training.py, which has flags for it",
 )
+flag("--play", action="store_true", help="watch who loses the beat, in a window")
 flag("--cell", type=str, choices=CELLS, default="gru", help="of a new network")
 flag("--untrained", type=units, help="units of the untrained network beside it")
 # data
@@ -130,6 +138,24 @@ class Polynomial:
             now = following.clip(-self.FARTHEST, self.FARTHEST)
             generated.append(now)
         return torch.tensor(np.stack(generated))[..., None]
+
+
+class PolynomialPlayer:
+    """A Polynomial that goes on sample by sample."""
+
+    def __init__(self, polynomial):
+        self.polynomial = polynomial
+        self.before = None  # the last sample
+
+    def step(self, V, _):
+        """Take a sample of V; return the next one. The current is not told."""
+        if self.before is None:
+            following = V  # one sample has no change
+        else:
+            first = torch.tensor([self.before, V], dtype=torch.float64)
+            following = self.polynomial.generate(first[:, None, None], 1).item()
+        self.before = V
+        return following
 
 
 def generate(network, first, num):
@@ -246,6 +272,9 @@ def load_network(path, device, dt):
 
 def parse_flags(argv):
     args = parser.parse_args(argv)
+    if args.play:
+        used = ("play", "checkpoint", "untrained", "dt", "warm_up", "seed")
+        refuse_other_flags(parser, args, used)
     if args.retrain and (
         args.dt != DT or args.warm_up != parser.get_default("warm_up")
     ):
@@ -274,8 +303,40 @@ def make_neurons(args, num, num_samples, offset):
     )
 
 
+def play(args):
+    """Open a window in which all go on after a warm-up; return how it ended."""
+    torch.set_num_threads(1)
+    trained = load_network(args.checkpoint, "cpu", args.dt)
+    fit_set = make_neurons(args, NUM_FIT, FIT_SAMPLES, offset=0)
+    num_untrained = args.untrained or trained.num_hiddens
+    untrained = fit_untrained(type(trained), num_untrained, fit_set, args.seed)
+    polynomial = Polynomial(fit_set)
+
+    def make_others():
+        return {
+            "trained": NetworkPlayer(trained),
+            "untrained": NetworkPlayer(untrained),
+            "polynomial": PolynomialPlayer(polynomial),
+        }
+
+    titles = {
+        "trained": "trained network",
+        "untrained": "untrained network",
+        "polynomial": "polynomial",
+    }
+    try:
+        window = AloneWindow(
+            make_others, titles, args.dt, args.warm_up, NEURON.I, args.seed
+        )
+    except NoWindowError as error:
+        parser.exit(2, f"{parser.prog}: error: --play: {error}\n")
+    return {"interrupted": window.show()}
+
+
 def main(argv=None):
     args = parse_flags(argv)
+    if args.play:
+        return play(args)
     training = {"interrupted": False}
     path = args.checkpoint
     if args.retrain:

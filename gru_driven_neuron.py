@@ -2,6 +2,7 @@
 
     python gru_driven_neuron.py                       trains under currents that jump
     python gru_driven_neuron.py --currents constant   just as long, under constant ones
+    python gru_driven_neuron.py --play                opens a window: poke both yourself
 
 It learns next voltages alone. You should see a table of what the neuron and both
 networks answer (the other network is loaded from checkpoints/).
@@ -28,6 +29,7 @@ from backstage.pictures import (
     save_figure,
     save_gif,
 )
+from backstage.play import NoWindowError, PokeWindow, refuse_other_flags
 from backstage.plumbing import (
     FlagParser,
     count,
@@ -56,6 +58,9 @@ SHIPPED = Path(__file__).with_name("checkpoints")
 
 parser = FlagParser(__doc__)
 flag = parser.add_argument
+# without training
+flag("--play", action="store_true", help="train nothing: poke the shipped networks")
+flag("--checkpoint", type=Path, help="to play with, in the place of that of the jumps")
 # data
 flag(
     "--currents",
@@ -471,6 +476,10 @@ def draw_pictures(out_dir, history, asked, answers):
 
 def parse_flags(argv):
     args = parser.parse_args(argv)
+    if args.play:
+        refuse_other_flags(parser, args, used=("play", "checkpoint"))
+    elif args.checkpoint is not None:
+        parser.error("--checkpoint has no effect without --play")
     if args.num_samples <= SKIP:
         parser.error(f"--num_samples: expected more than {SKIP}")
     return args
@@ -481,7 +490,40 @@ def load_shipped(currents, device):
     try:
         return load_checkpoint(SHIPPED / f"driven_{currents}.pth", device)
     except ValueError as error:
-        return parser.error(error)
+        return parser.error(str(error))
+
+
+def load_network(path):
+    """Load a network that is told V and the current, and predicts the next V."""
+    try:
+        network = load_checkpoint(path)
+    except ValueError as error:
+        parser.error(str(error))
+    sizes = (network.num_inputs, network.num_outputs)
+    if sizes != (2, 1) or not network.per_timestep_readout:
+        parser.error(
+            f"checkpoint {path}: expected a network that is told V and the current, "
+            "and predicts the next V"
+        )
+    own_dt = network.info.get("dt", DT)
+    if own_dt != DT:
+        print(f"note: it was trained at dt = {own_dt}, and is played at {DT:g}")
+    return network.float()
+
+
+def play(args):
+    """Open a window in which the reader sends currents in; return how it ended."""
+    torch.set_num_threads(1)
+    titles = {name: DRAWN[name] for name in ("jumps", "constant")}
+    networks = {name: load_shipped(name, "cpu") for name in titles}
+    if args.checkpoint is not None:
+        networks["jumps"] = load_network(args.checkpoint)
+        titles["jumps"] = args.checkpoint.name
+    try:
+        window = PokeWindow(networks, titles, REST, DT, WARM_UP)
+    except NoWindowError as error:
+        parser.exit(2, f"{parser.prog}: error: --play: {error}\n")
+    return {"interrupted": window.show()}
 
 
 def make_network(args, num_hiddens):
@@ -490,6 +532,8 @@ def make_network(args, num_hiddens):
 
 def main(argv=None):
     args = parse_flags(argv)
+    if args.play:
+        return play(args)
     args.device = set_up(args.seed, args.device, args.out_dir)
     other = "constant" if args.currents == "jumps" else "jumps"
     shipped = load_shipped(other, args.device)

@@ -335,6 +335,7 @@ MAY_IMPORT = {
     "backstage.plumbing": {"backstage.fast", "backstage.files", "datasets"},
     "backstage.pictures": {"backstage.files", "datasets"},
     "backstage.training": {"backstage.checkpoints", "backstage.plumbing"},
+    "backstage.play": {"backstage.pictures", "backstage.training", "datasets"},
 }
 MODULES = {path.stem: path for path in TOP.glob("*.py")}
 for path in (TOP / "backstage").glob("[!_]*.py"):
