@@ -638,7 +638,11 @@ def mark_pulse(axes, poke, dt):
 # ---- task 3 ----
 
 
-def draw_samples(figure, dataset, num=3):
+# where a trace of task 3 tells its class: by how long it stays there
+STAYS = {"plateau": (0.0, 2.0), "creep": (-1.25, -0.75)}  # V from, to
+
+
+def draw_samples(figure, dataset, num=2):
     """Draw `num` windows of one neuron of each class, without noise and with it.
 
     dataset: a FitzhughNagumoClassification. The windows are evenly spread.
@@ -651,6 +655,9 @@ def draw_samples(figure, dataset, num=3):
         axes = rows[label]
         V = dataset.traces[label][:, 0]
         spare = len(V) - dataset.T
+        for name_of_part, (low, high) in STAYS.items():
+            axes.axhspan(low, high, color="C8", alpha=0.15, linewidth=0)
+            axes.text(t[-1], low, name_of_part, ha="right", va="bottom")
         for start in np.linspace(0, spare, num, endpoint=False, dtype=int):
             clean = V[start : start + dataset.T]
             seen = clean + dataset.noise_std * rng.standard_normal(dataset.T)
