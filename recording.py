@@ -1,58 +1,143 @@
-"""A recording of your own: check it, scale it, cut it, let a network run beside it.
+"""A recording of your own: check it, hold a part out, train on the rest, and judge.
 
 V: voltages in mV: one sweep (T,), an array (sweeps, T), or a list of sweeps of any
-    lengths.
+    lengths. A Series of pandas is a sweep, too.
 I: the current that was sent in, in the same form and in any unit, if the network is
-    told.
+    told; else None, or [].
 dt: ms between two samples.
 docs/recording.md takes you through.
 """
 
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
 import numpy as np
 import torch
+from scipy.ndimage import uniform_filter1d
+from scipy.signal import fftconvolve
 from torch.nn.utils.rnn import pad_sequence
 
 from datasets import Traces, upward_crossings
 
 # What a membrane's recording can be, so that other units are noticed
 SHORTEST_DT = 0.002  # ms; a dt in s is shorter
-LONGEST_DT = 10.0  # ms; with a longer one most spikes fall between two samples
-SMALLEST_PEAK = 1.0  # mV, whatever its sign; volts are smaller
-LARGEST_PEAK = 1000.0  # mV; µV and counts are larger
+LONGEST_DT = 5.0  # ms; a rate in Hz is larger
+COARSE_DT = 1.0  # ms; a spike lasts as long
+LOWEST_V = -200.0  # mV
+HIGHEST_V = 150.0
+LOWEST_MEDIAN = -130.0  # mV, of a sweep
+HIGHEST_MEDIAN = -15.0
+FEWEST_SAMPLES = 10  # of a sweep
 
-# ---- before training ----
+# A spike crosses a level upwards, and rises by so much in the time around it
+SPIKE_RISE = 10.0  # mV
+RISE_TIME = 2.0  # ms, to either side
+
+# What a step costs on one core of a laptop, for a batch or for all sweeps together
+SECONDS_PER_STEP = 35e-6  # in training
+SECONDS_PER_FREE_STEP = 85e-6
+
+# ---- what would be wrong in silence ----
+
+
+def time_step(times):
+    """Find the time from one sample to the next.
+
+    times: when the samples were taken: one sweep (T,), or a list of sweeps.
+    Returns the step in the unit of the times.
+    Raises ValueError if a sweep's times are not evenly spaced (to a third of a step:
+    times in a file are rounded), or if sweeps have other steps.
+    """
+    steps = []
+    for k, time in enumerate(listed(times)):
+        time = np.asarray(time, dtype=np.float64)
+        if len(time) < FEWEST_SAMPLES:
+            raise ValueError(f"times, sweep {k}: {len(time)} are too few")
+        step = (time[-1] - time[0]) / (len(time) - 1)
+        even = time[0] + step * np.arange(len(time))
+        is_even = abs(time - even).max() < step / 3  # False for NaN, too
+        if not is_even:
+            raise ValueError(
+                f"times, sweep {k}: {describe_steps(time)}: expected even ones. Cut "
+                "the sweep where they jump, or use np.interp"
+            )
+        steps.append(step)
+    shortest = min(steps)
+    longest = max(steps)
+    if longest > 1.02 * shortest:  # short sweeps with rounded times differ a little
+        raise ValueError(
+            f"sweep {steps.index(shortest)} has a sample every {shortest:.4g}, sweep "
+            f"{steps.index(longest)} every {longest:.4g}: expected one rate"
+        )
+    return float(np.mean(steps))
+
+
+def describe_steps(time):
+    steps = np.diff(time)
+    backwards = np.flatnonzero(steps <= 0)
+    if len(backwards) > 0:
+        return f"they do not grow after number {backwards[0]:,}"
+    return f"steps of {steps.min():.4g} to {steps.max():.4g}"
 
 
 def check(V, dt, I=None):
     """Return the sweeps in float64, a list of (T, 1) or, with I, of (T, 2): V and I.
 
     Raises ValueError for what would be wrong in silence: another unit, too coarse
-    numbers, values that are not finite, wrong axes, an I that does not belong to V.
+    numbers, values that are not finite, wrong axes, a padded end, an I that does not
+    belong to V. Each sweep is looked at by itself. Prints a note for what is odd.
     """
+    sweeps = arrange(V, dt, I)
+    for note in oddities(sweeps, dt):
+        print(f"note: {note}")
+    return sweeps
+
+
+def arrange(V, dt, I=None):
+    """Return and raise as `check` does; print nothing."""
     if not SHORTEST_DT < dt < LONGEST_DT:
-        raise ValueError(f"dt = {dt:g}: expected ms, 1000 times the dt in s")
-    voltages = separate("V", V)
-    check_millivolts(voltages)
-    if I is None:
-        return [voltage[:, None] for voltage in voltages]
-    currents = separate("I", I)
-    V_lengths = [len(voltage) for voltage in voltages]
-    I_lengths = [len(current) for current in currents]
-    if V_lengths != I_lengths:
         raise ValueError(
-            f"V has sweeps of {V_lengths} samples, I of {I_lengths}: expected as many"
+            f"dt = {dt:g}: expected ms, 1000 times the dt in s, or 1000 / (the rate in "
+            "Hz)"
         )
+    voltages = separate("V", V)
+    currents = []
+    if is_given(I):
+        currents = separate("I", I)
+        V_lengths = [len(voltage) for voltage in voltages]
+        I_lengths = [len(current) for current in currents]
+        if V_lengths != I_lengths:
+            raise ValueError(
+                f"V has sweeps of {V_lengths} samples, I of {I_lengths}: expected as "
+                "many"
+            )
+    check_not_exchanged(voltages, currents)
+    for k, voltage in enumerate(voltages):
+        check_ends(f"V, sweep {k}", voltage)
+        check_millivolts(f"V, sweep {k}", voltage)
+    if not is_given(I):
+        return [voltage[:, None] for voltage in voltages]
     return [np.column_stack(pair) for pair in zip(voltages, currents)]
+
+
+def is_given(I):
+    return I is not None and len(I) > 0
+
+
+def listed(data):
+    """Make a list of sweeps of whatever form they have."""
+    if not isinstance(data, list | tuple):
+        data = np.asarray(data)  # pandas looks things up by its own index
+    if len(data) > 0 and np.ndim(data[0]) == 0:  # a number: this is one sweep
+        return [data]
+    return list(data)
 
 
 def separate(name, data):
     """Make of V or of I, whichever `name` says, a list of sweeps (T,) in float64."""
-    if len(data) == 0:
-        raise ValueError(f"{name} is empty: expected at least one sweep")
-    if np.ndim(data[0]) == 0:  # a number: this is one sweep
-        data = [data]
     sweeps = []
-    for k, sweep in enumerate(data):
+    for k, sweep in enumerate(listed(data)):
         sweep = np.asarray(sweep)
         if sweep.ndim != 1 or len(sweep) == 0:
             raise ValueError(
@@ -60,13 +145,19 @@ def separate(name, data):
             )
         check_type(name, sweep.dtype)
         sweeps.append(sweep.astype(np.float64))
-    longest = max(len(sweep) for sweep in sweeps)
-    if len(sweeps) > longest:
+    if len(sweeps) == 0:
+        raise ValueError(f"{name} is empty: expected at least one sweep")
+    if is_transposed(sweeps):
         raise ValueError(
-            f"{name} has {len(sweeps):,} sweeps of {longest:,} samples: transpose it, "
-            f"{name}.T"
+            f"{name} has {len(sweeps):,} sweeps of {len(sweeps[0]):,} samples: "
+            f"transpose it, {name}.T"
         )
     for k, sweep in enumerate(sweeps):
+        if len(sweep) < FEWEST_SAMPLES:
+            raise ValueError(
+                f"{name}, sweep {k} has {len(sweep)} samples: expected at least "
+                f"{FEWEST_SAMPLES}"
+            )
         check_finite(f"{name}, sweep {k}", sweep)
     return sweeps
 
@@ -81,8 +172,33 @@ def check_type(name, dtype):
         )
 
 
+def is_transposed(sweeps):
+    """Whether what is called the sweeps is rather the samples.
+
+    There are more sweeps than samples, and sweeps resemble each other more at one
+    moment than one sweep does at successive moments.
+    """
+    lengths = {len(sweep) for sweep in sweeps}
+    longest = max(lengths)
+    if len(sweeps) <= longest:
+        return False
+    if longest < FEWEST_SAMPLES:
+        return True
+    if len(lengths) > 1:
+        return False
+    table = np.stack(sweeps)
+    in_time = np.mean(abs(np.diff(table, axis=1)))
+    across = np.mean(abs(np.diff(table, axis=0)))
+    return across < in_time / 2
+
+
 def check_finite(name, sweep):
     wrong = np.flatnonzero(~np.isfinite(sweep))
+    if len(wrong) == len(sweep):
+        raise ValueError(
+            f"{name}: not one of its {len(sweep):,} values is finite; leave the sweep "
+            "out, or if it is the current, all currents (I = None)"
+        )
     if len(wrong) > 0:
         raise ValueError(
             f"{name}: {len(wrong):,} of {len(sweep):,} values are not finite, the "
@@ -91,18 +207,349 @@ def check_finite(name, sweep):
         )
 
 
-def check_millivolts(voltages):
-    samples = np.concatenate(voltages)
-    low = samples.min()
-    high = samples.max()
-    is_flat = low == high
-    is_in_range = SMALLEST_PEAK < max(-low, high) < LARGEST_PEAK
-    is_upside_down = np.median(samples) > 0
-    if is_flat or not is_in_range or is_upside_down:
+def check_not_exchanged(voltages, currents):
+    for k, pair in enumerate(zip(voltages, currents)):
+        voltage, current = pair
+        if is_membrane(current) and not is_membrane(voltage):
+            raise ValueError(
+                f"sweep {k}: V lies between {describe(voltage)}, I between "
+                f"{describe(current)}: are the two exchanged?"
+            )
+
+
+def check_millivolts(name, voltage):
+    if not is_membrane(voltage):
         raise ValueError(
-            f"V lies between {low:.3g} and {high:.3g}: expected a membrane's voltage "
+            f"{name} lies between {describe(voltage)}: expected a membrane's voltage "
             "in mV"
         )
+
+
+def describe(sweep):
+    return f"{sweep.min():.3g} and {sweep.max():.3g} (median {np.median(sweep):.3g})"
+
+
+def is_membrane(sweep):
+    """Whether a sweep's values are those of a membrane's voltage in mV."""
+    low = sweep.min()
+    high = sweep.max()
+    is_in_range = LOWEST_V <= low < high <= HIGHEST_V
+    return is_in_range and LOWEST_MEDIAN <= np.median(sweep) <= HIGHEST_MEDIAN
+
+
+def check_ends(name, voltage):
+    """Raise ValueError for a sweep that was padded: with zeros, as a rule."""
+    edges = edges_of_runs(voltage)
+    if len(edges) < 3:
+        return
+    first_end = edges[1]
+    last_begin = edges[-2]
+    num_last = len(voltage) - last_begin
+    jumps = abs(np.diff(voltage))
+    if first_end >= 5 and jumps[first_end - 1] > SPIKE_RISE:
+        raise ValueError(
+            f"{name}: its first {first_end:,} samples are all {voltage[0]:.4g}, and "
+            "then it jumps: cut them off"
+        )
+    if num_last >= 5 and jumps[last_begin - 1] > SPIKE_RISE:
+        raise ValueError(
+            f"{name}: its last {num_last:,} samples are all {voltage[-1]:.4g}, after "
+            "a jump: cut them off"
+        )
+
+
+def edges_of_runs(sweep):
+    """Where runs of one and the same value begin, and where the last ends."""
+    changes = np.flatnonzero(np.diff(sweep)) + 1
+    return np.concatenate([[0], changes, [len(sweep)]])
+
+
+# ---- what is odd ----
+
+
+def oddities(sweeps, dt):
+    """What may be a mistake in sweeps (T, 1 or 2) of `arrange`: a list of sentences."""
+    voltages = [sweep[:, 0] for sweep in sweeps]
+    notes = []
+    if dt > COARSE_DT:
+        notes.append(f"dt is {dt:g} ms: a spike may fall between two samples")
+    notes += odd_offsets(voltages)
+    for k, voltage in enumerate(voltages):
+        notes += odd_voltage(f"V, sweep {k}", voltage, dt)
+    notes += odd_spikes(voltages, dt)
+    if sweeps[0].shape[1] == 2:
+        notes += odd_currents([sweep[:, 1] for sweep in sweeps])
+    else:
+        notes.append("no current: the network can go on with a rhythm, and no more")
+    return notes
+
+
+def odd_offsets(voltages, largest=15.0):
+    """A sweep whose median is farther than `largest` mV from that of the others."""
+    medians = np.array([np.median(voltage) for voltage in voltages])
+    notes = []
+    for k, median in enumerate(medians):
+        others = np.delete(medians, k)
+        if len(others) > 0 and abs(median - np.median(others)) > largest:
+            notes.append(
+                f"V, sweep {k}: half of it lies below {median:.3g} mV, of the others "
+                f"below {np.median(others):.3g}: an offset?"
+            )
+    return notes
+
+
+def odd_voltage(name, voltage, dt):
+    edges = edges_of_runs(voltage)
+    runs = np.diff(edges)
+    longest = runs.argmax()
+    notes = []
+    if np.mean(np.diff(voltage) == 0) > 0.95:
+        notes.append(
+            f"{name} hardly ever changes from one sample to the next: is it a current?"
+        )
+    elif runs[longest] >= 20 and runs[longest] * dt >= 20:
+        begin = edges[longest] * dt
+        end = edges[longest + 1] * dt
+        notes.append(
+            f"{name} stands still at {voltage[edges[longest]]:.4g} from {begin:.0f} to "
+            f"{end:.0f} ms: was the cell lost? Cut it"
+        )
+    noise = noise_level(voltage)
+    if noise > 2 and noise > voltage.std() / 2:
+        notes.append(
+            f"{name} is hardly more than noise, {noise:.2g} mV on each sample: is it a "
+            "current?"
+        )
+    return notes
+
+
+def odd_spikes(voltages, dt):
+    """No spikes, or some that are too short or too long for this dt."""
+    widths = []
+    for voltage in voltages:
+        level = middle(voltage)
+        ups = upstrokes(voltage, level, dt)
+        downs = upward_crossings(level - voltage, dt)
+        for up in ups:
+            later = downs[downs > up]
+            if len(later) > 0:
+                widths.append(later[0] - up)
+    if len(widths) == 0:
+        return ["no sweep spikes: no score will say anything of spikes"]
+    width = np.median(widths)
+    if 0.1 < width < 8:
+        return []
+    return [f"spikes are {width:.2g} ms wide half-way up: is dt = {dt:g} in ms?"]
+
+
+def odd_currents(currents):
+    spans = np.array([np.ptp(current) for current in currents])
+    if not spans.any():
+        return ["I never changes: the network can learn nothing from it, I = None"]
+    usual = np.median(spans[spans > 0])
+    notes = []
+    everything = np.concatenate(currents)
+    if noise_level(everything) > 0.7 * everything.std():
+        notes.append(
+            "I is hardly more than noise: if that is the electrode's, the network can "
+            "learn nothing from it, I = None"
+        )
+    for k, span in enumerate(spans):
+        is_alike = usual / 300 < span < usual * 300
+        if span > 0 and not is_alike:  # pA and nA differ by 1000
+            notes.append(
+                f"I, sweep {k} has a range of {span:.3g}, others of {usual:.3g}: the "
+                "same unit?"
+            )
+    return notes
+
+
+def noise_level(sweep):
+    """The standard deviation of the noise on a sample (mV), at most.
+
+    In differences, in differences of these, and so on, a smooth curve vanishes and
+    noise does not: white noise of 1 makes those of order n √(2n over n) large. Half of
+    all samples count, so that spikes do not.
+    """
+    levels = []
+    differences = sweep
+    for order in range(1, 9):
+        differences = np.diff(differences)
+        typical = np.median(abs(differences)) / 0.6745  # of a Gaussian's: its std
+        levels.append(typical / math.sqrt(math.comb(2 * order, order)))
+    return min(levels)
+
+
+# ---- what is held out ----
+
+
+class Sweeps(NamedTuple):
+    """Some sweeps of a recording, as lists."""
+
+    V: list  # of (T,)
+    I: list | None  # of (T,), alike
+    numbers: list  # which of all sweeps they are
+
+
+def thin(sweep, every):
+    """The means of every `every` samples of a sweep (T,): (T // every,).
+
+    A few samples may be left over at the end.
+    """
+    end = len(sweep) // every * every
+    return np.reshape(sweep[:end], (-1, every)).mean(axis=1)
+
+
+def hold_out(V, dt, I, held_out):
+    """Divide a recording into Sweeps to train on and Sweeps held out.
+
+    held_out: the numbers of these sweeps, counted from 0. Of a single sweep the last
+    quarter is held out. Prints a note if what is held out is not new, or is beyond all
+    that is trained on.
+    Raises ValueError for a number that no sweep has, if nothing is left, and as `check`
+    does.
+    """
+    sweeps = arrange(V, dt, I)
+    if len(sweeps) == 1:
+        print("note: one sweep: its last quarter is held out, as sweep 1")
+        end = len(sweeps[0]) * 3 // 4
+        sweeps = [sweeps[0][:end], sweeps[0][end:]]
+        held_out = [1]
+    numbers = range(len(sweeps))
+    if not set(held_out) <= set(numbers):
+        raise ValueError(
+            f"held_out = {held_out}: expected sweeps from 0 to {numbers[-1]}"
+        )
+    if not 0 < len(set(held_out)) < len(sweeps):
+        raise ValueError(
+            f"held_out = {held_out}: expected at least one sweep, and one to train on"
+        )
+    train = pick(sweeps, [k for k in numbers if k not in held_out])
+    test = pick(sweeps, [k for k in numbers if k in held_out])
+    for note in held_out_notes(train, test, dt):
+        print(f"note: {note}")
+    return train, test
+
+
+def pick(sweeps, numbers):
+    """Make Sweeps of some of the sweeps of `arrange`."""
+    V = [sweeps[k][:, 0] for k in numbers]
+    I = None
+    is_told = sweeps[0].shape[1] == 2
+    if is_told:
+        I = [sweeps[k][:, 1] for k in numbers]
+    return Sweeps(V, I, numbers)
+
+
+def held_out_notes(train, test, dt):
+    """What a score of the held-out sweeps cannot say: a list of sentences."""
+    notes = []
+    voltages = np.concatenate(train.V)
+    low = voltages.min()
+    high = voltages.max()
+    level = middle(voltages)
+    for k, number in enumerate(test.numbers):
+        name = f"held-out sweep {number}"
+        is_beyond = (test.V[k] < low) | (test.V[k] > high)
+        if is_beyond.mean() > 0.01:
+            notes.append(
+                f"{name}: {100 * is_beyond.mean():.0f} % of its V lies outside "
+                f"{low:.4g} to {high:.4g} mV, which is trained on: a guess"
+            )
+        if len(upstrokes(test.V[k], level, dt)) == 0:
+            notes.append(f"{name} has no spike: no score will say anything of spikes")
+        if test.I is not None:
+            notes += notes_on_current(name, test.I[k], train.I, dt)
+    return notes
+
+
+def notes_on_current(name, current, train_I, dt):
+    """What is not new in a held-out current (T,), or beyond those trained on."""
+    match = closest(current, train_I)
+    if match is not None and match.is_same:
+        return [f"{name}: its current occurs in training, so that it is not new"]
+    current = smooth(current, dt)
+    others = [smooth(other, dt) for other in train_I]
+    notes = []
+    beyond = describe_beyond(current, np.concatenate(others))
+    if beyond is not None:
+        notes.append(f"{name}: its current reaches {beyond}: a guess")
+    changes = np.concatenate([change_in(other, dt) for other in others])
+    beyond = describe_beyond(change_in(current, dt), changes)
+    if beyond is not None:
+        notes.append(f"{name}: its current changes by {beyond}: a guess")
+    return notes
+
+
+def smooth(current, dt, duration=5.0):
+    """Means over `duration` ms, so that an electrode's noise does not count."""
+    return uniform_filter1d(current, max(1, round(duration / dt)), mode="nearest")
+
+
+def change_in(current, dt, duration=10.0):
+    """How much a current (T,) changes within `duration` ms."""
+    lag = min(len(current) - 1, max(1, round(duration / dt)))
+    return current[lag:] - current[:-lag]
+
+
+def describe_beyond(values, trained, share=0.1):
+    """Which of the values lies beyond those trained on, by a `share` of their range.
+
+    Returns None, or words.
+    """
+    low = trained.min()
+    high = trained.max()
+    margin = share * (high - low)
+    words = f"in training {low:.3g} to {high:.3g}"
+    if values.max() > high + margin:
+        return f"{values.max():.3g} ({words})"
+    if values.min() < low - margin:
+        return f"{values.min():.3g} ({words})"
+    return None
+
+
+class Match(NamedTuple):
+    """The stretch of other sweeps whose current is closest to one."""
+
+    sweep: int  # its place among the others
+    begin: int  # the sample
+    length: int
+    is_same: bool
+
+
+def closest(current, others, tolerance=0.02):
+    """Find the Match of a current (T,) among sweeps of at least nine tenths its length.
+
+    The same: their root mean squared distance is below `tolerance` of all currents'
+    standard deviation, noise smoothed. Returns None if no sweep is long enough.
+    """
+    length = min(len(current), max(len(other) for other in others))
+    if length < 0.9 * len(current):
+        return None
+    samples = np.concatenate([current, *others])
+    margin = min(25, length // 4)  # at the ends there is less to be smoothed over
+    wanted = uniform_filter1d(current - samples.mean(), 2 * margin)
+    wanted = wanted[margin : length - margin]
+    nearest = None
+    least = math.inf
+    for k, other in enumerate(others):
+        if len(other) < length:
+            continue
+        other = uniform_filter1d(other - samples.mean(), 2 * margin)
+        other = other[margin : len(other) - margin]
+        # |other - wanted|² at every place, by its three terms
+        products = fftconvolve(other, wanted[::-1], mode="valid")
+        squares = fftconvolve(other**2, np.ones(len(wanted)), mode="valid")
+        distances = (squares - 2 * products + np.sum(wanted**2)) / len(wanted)
+        begin = int(distances.argmin())
+        if distances[begin] < least:
+            least = distances[begin]
+            is_same = bool(least <= (tolerance * samples.std()) ** 2)
+            nearest = Match(k, begin, length, is_same)
+    return nearest
+
+
+# ---- training ----
 
 
 def scaling(V, dt, I=None):
@@ -117,16 +564,16 @@ def scaling(V, dt, I=None):
     I_zero, I_unit: mean and standard deviation of I, if it is given
     Raises ValueError if I never changes, and as `check` does.
     """
-    samples = np.concatenate(check(V, dt, I))
+    samples = np.concatenate(arrange(V, dt, I))
     voltage = samples[:, 0]
     info = {
         "dt": float(dt),
-        "V_zero": float((np.median(voltage) + voltage.max()) / 2),
+        "V_zero": float(middle(voltage)),
         "V_unit": float(voltage.std()),
         "V_low": float(voltage.min()),
         "V_high": float(voltage.max()),
     }
-    if I is None:
+    if not is_given(I):
         return info
     current = samples[:, 1]
     if current.min() == current.max():
@@ -138,8 +585,13 @@ def scaling(V, dt, I=None):
     return info
 
 
+def middle(voltage):
+    """Half-way between the median and the highest voltage."""
+    return (np.median(voltage) + voltage.max()) / 2
+
+
 def scale(sweep, info):
-    """Turn a sweep of `check` (T, 1 or 2) into numbers of the order 1."""
+    """Turn a sweep of `arrange` (T, 1 or 2) into numbers of the order 1."""
     scaled = np.empty_like(sweep)
     scaled[:, 0] = (sweep[:, 0] - info["V_zero"]) / info["V_unit"]
     is_told = sweep.shape[1] == 2
@@ -148,15 +600,25 @@ def scale(sweep, info):
     return scaled
 
 
-def windows(V, info, length, hop, I=None):
+def check_step(dt, info):
+    """Raise ValueError if sweeps have another time step than the network's `info`."""
+    if not math.isclose(dt, info["dt"], rel_tol=0.02):
+        raise ValueError(
+            f"dt = {dt:g} ms, but the network was trained with {info['dt']:g}: thin "
+            "the sweeps alike"
+        )
+
+
+def windows(V, dt, info, length, hop, I=None):
     """Cut sweeps into Traces of `length` steps, scaled, one every `hop` samples.
 
     No window goes across the end of a sweep. Raises ValueError for a sweep that is
-    shorter than a window, and as `check` does.
+    shorter than a window, if dt is not that of `info`, and as `check` does.
     """
+    check_step(dt, info)
     num_samples = length + 1  # the last one is a target alone
     cut = []
-    for k, sweep in enumerate(check(V, info["dt"], I)):
+    for k, sweep in enumerate(arrange(V, dt, I)):
         if len(sweep) < num_samples:
             raise ValueError(
                 f"sweep {k} has {len(sweep):,} samples: expected more than the "
@@ -166,25 +628,48 @@ def windows(V, info, length, hop, I=None):
         for start in range(0, len(sweep) - length, hop):
             cut.append(scaled[start : start + num_samples])
     cut = np.stack(cut, axis=1)  # (length + 1, N, 1 or 2)
-    if I is None:
-        return Traces(cut[..., 0], info["dt"])
-    return Traces(cut[..., 0], info["dt"], cut[..., 1])
+    if not is_given(I):
+        return Traces(cut[..., 0], dt)
+    return Traces(cut[..., 0], dt, cut[..., 1])
+
+
+def announce(train_set, V, num_epochs, batch_size):
+    """Say how many windows there are, and how long a training of the page takes.
+
+    train_set: of `windows`, cut from the sweeps V. In a quarter of the epochs it runs
+    freely through these. Returns the minutes, about.
+    """
+    num_windows = len(train_set)
+    length = len(train_set.data_x)
+    num_batches = math.ceil(num_windows / batch_size)
+    longest = max(len(voltage) for voltage in V)
+    training = num_epochs * num_batches * length * SECONDS_PER_STEP
+    running = num_epochs / 4 * longest * SECONDS_PER_FREE_STEP
+    minutes = (training + running) / 60
+    print(f"{num_windows} windows of {length:,} steps, about {minutes:.1g} minutes")
+    if num_windows < 50:
+        print("note: expected about a hundred windows: a smaller hop makes more")
+    if minutes > 2:
+        print("note: a larger `every`, or V and I cut, shorten it in proportion")
+    return minutes
 
 
 # ---- after it ----
 
 
 @torch.no_grad()
-def free_run(model, V, warm_up, I=None):
+def free_run(model, V, dt, warm_up, I=None):
     """Show a network `warm_up` samples of each sweep; let it run on alone, told I.
 
     model.info: that of `scaling`. Returns a list of voltages (T,) in mV, the warm-up
-    included. What runs off, by more than half of the range of the sweeps trained on,
-    is clipped, and it is said.
-    Raises ValueError if there are no samples after the warm-up, and as `check` does.
+    included: these samples are not the network's. What runs off, by more than half of
+    the range of the sweeps trained on, is clipped, and it is said.
+    Raises ValueError if there are no samples after the warm-up, if dt is not the
+    network's, and as `check` does.
     """
     info = model.info
-    sweeps = check(V, info["dt"], I)
+    check_step(dt, info)
+    sweeps = arrange(V, dt, I)
     shortest = min(len(sweep) for sweep in sweeps)
     if not 0 < warm_up < shortest:
         raise ValueError(
@@ -236,9 +721,236 @@ def clip(runs, info):
     return [run.clip(lowest, highest) for run in runs]
 
 
-def spike_times(sweeps, info):
+def spike_times(sweeps, info, warm_up=0):
     """When each of the sweeps, a list of mV (T,), spikes: a list of arrays, in ms.
 
-    A spike crosses V_zero upwards.
+    A spike crosses V_zero upwards, after `warm_up` samples. It rises by SPIKE_RISE
+    within RISE_TIME, so that a cell that never fires has none.
     """
-    return [upward_crossings(sweep - info["V_zero"], info["dt"]) for sweep in sweeps]
+    found = []
+    for sweep in sweeps:
+        times = upstrokes(sweep, info["V_zero"], info["dt"])
+        # the sample before the first that is the network's is the last one shown
+        found.append(times[times > (warm_up - 1) * info["dt"]])
+    return found
+
+
+def upstrokes(sweep, level, dt):
+    """The times (ms) at which a sweep (T,) crosses a level upwards, as spikes do."""
+    reach = math.ceil(RISE_TIME / dt)  # samples
+    kept = []
+    for time in upward_crossings(sweep - level, dt):
+        before = int(time / dt)
+        lowest = sweep[max(0, before - reach) : before + 1].min()
+        highest = sweep[before + 1 : before + 2 + reach].max(initial=level)
+        if highest - lowest >= SPIKE_RISE:
+            kept.append(time)
+    return np.array(kept)
+
+
+# ---- the judge ----
+
+
+def coincidence(true_times, times, tolerance):
+    """The share of spikes that come at the same time, to `tolerance` ms.
+
+    0: none, 1: all; an F1 score, as in task 4. nan if neither has spikes.
+    """
+    num_spikes = len(true_times) + len(times)
+    if num_spikes == 0:
+        return math.nan
+    return 2 * num_hits(true_times, times, tolerance) / num_spikes
+
+
+def num_hits(true_times, times, tolerance):
+    """How many spikes of two trains coincide."""
+    # of either those that have one near; the fewer, as one may be near to two
+    hits = num_near(true_times, times, tolerance)
+    return min(hits, num_near(times, true_times, tolerance))
+
+
+def num_near(times, others, tolerance):
+    """How many of `times` have one of `others` within the tolerance; both ascend."""
+    first = np.searchsorted(others, times - tolerance, side="left")
+    end = np.searchsorted(others, times + tolerance, side="right")
+    return np.count_nonzero(end > first)
+
+
+def wrong_spikes(model, V, dt, warm_up, I=None, tolerance=2.0):
+    """How wrong the spikes of free runs through sweeps are, in number and in time.
+
+    Each spike too many or too few counts twice; of the cell's and the network's, each
+    that does not coincide counts once. Else a network that cannot keep time would do
+    best to be silent.
+    """
+    runs = free_run(model, V, dt, warm_up, I)
+    voltages = [sweep[:, 0] for sweep in arrange(V, dt, I)]
+    cell = spike_times(voltages, model.info, warm_up)
+    network = spike_times(runs, model.info, warm_up)
+    wrong = 0
+    for true_times, times in zip(cell, network):
+        wrong += 2 * abs(len(true_times) - len(times))
+        hits = num_hits(true_times, times, tolerance)
+        wrong += len(true_times) + len(times) - 2 * hits
+    return wrong
+
+
+def chance(true_times, times, tolerance):
+    """The coincidence of the same spikes at the wrong time.
+
+    They are all shifted by one to three of the cell's mean intervals, forwards and
+    backwards: the rates stay, the times do not. nan if there is no interval.
+    """
+    if len(true_times) < 2:
+        return math.nan
+    interval = np.diff(true_times).mean()
+    shifts = interval * np.linspace(1, 3, 100, endpoint=False)
+    scores = []
+    for shift in np.concatenate([-shifts, shifts]):
+        scores.append(coincidence(true_times, times + shift, tolerance))
+    return float(np.mean(scores))
+
+
+@dataclass
+class Score:
+    """How a network, and what it has to beat, do in one sweep, after the warm-up.
+
+    Spikes are counted; shares are those of `coincidence`. nan: not known, or not asked
+    of a sweep that is trained on.
+    """
+
+    number: int  # of the sweep
+    is_held_out: bool
+    duration: float  # ms
+    current: float  # its mean
+    cell: int
+    network: int
+    in_time: float  # the share of the network's spikes that coincide with the cell's
+    by_chance: float
+    line: float = math.nan  # spikes, by a straight line through the sweeps trained on
+    # the share of the cell's own spikes under the closest current, as a prediction
+    copied: float = math.nan
+    copied_from: str = ""  # the sweep with it; if none is told, "metronome"
+
+
+def judge(model, train, test, dt, warm_up, tolerance=2.0):
+    """Let a network run through Sweeps, and compare what it does alone with the cell.
+
+    train, test: the Sweeps of `hold_out`. Prints a row for each sweep, and for those
+    held out what has to be beaten. Spikes count after the warm-up, and coincide within
+    `tolerance` ms.
+    Returns the Scores, those of the sweeps trained on first. Raises as `free_run` does.
+    """
+    info = model.info
+    V = train.V + test.V
+    I = None
+    if train.I is not None:
+        I = train.I + test.I
+    runs = free_run(model, V, dt, warm_up, I)
+    cell = spike_times(V, info, warm_up)
+    network = spike_times(runs, info, warm_up)
+    num_trained = len(train.V)
+    scores = []
+    for k, number in enumerate(train.numbers + test.numbers):
+        score = Score(
+            number=number,
+            is_held_out=k >= num_trained,
+            duration=(len(V[k]) - warm_up) * dt,
+            current=math.nan if I is None else float(I[k][warm_up:].mean()),
+            cell=len(cell[k]),
+            network=len(network[k]),
+            in_time=coincidence(cell[k], network[k], tolerance),
+            by_chance=chance(cell[k], network[k], tolerance),
+        )
+        if score.is_held_out:
+            score.line = straight_line(scores[:num_trained], score)
+        match = None
+        if score.is_held_out and I is not None:
+            match = closest(I[k], train.I)
+        if match is not None:
+            times = spikes_of(match, train.V, info, warm_up)
+            score.copied = coincidence(cell[k], times, tolerance)
+            score.copied_from = f"sweep {train.numbers[match.sweep]}"
+            if match.is_same:
+                score.copied_from += ", a repeat"
+        if score.is_held_out and I is None:
+            times = metronome(V[k], cell[:num_trained], info, warm_up)
+            score.copied = coincidence(cell[k], times, tolerance)
+            score.copied_from = "metronome"
+        scores.append(score)
+    print_scores(scores, tolerance)
+    return scores
+
+
+def straight_line(others, score):
+    """The spikes of a sweep by a straight line through other Scores; never negative.
+
+    It is one of rates over mean currents. Without a current, or if there is but one,
+    the mean rate.
+    """
+    rates = np.array([other.cell / other.duration for other in others])
+    currents = np.array([other.current for other in others])
+    if np.ptp(currents) > 0:  # False for nan, too
+        slope, at_zero = np.polyfit(currents, rates, 1)
+        rate = at_zero + slope * score.current
+    else:
+        rate = rates.mean()
+    return float(max(0.0, rate * score.duration))
+
+
+def spikes_of(match, V, info, warm_up):
+    """The cell's spikes in a Match's stretch of sweeps V, after the warm-up."""
+    end = match.begin + match.length
+    stretch = V[match.sweep][match.begin : end]
+    (times,) = spike_times([stretch], info, warm_up)
+    return times
+
+
+def metronome(voltage, trained_times, info, warm_up):
+    """Spikes that go on from the last one shown, at the usual interval.
+
+    voltage: a sweep (T,) in mV. trained_times: the spikes of the sweeps trained on.
+    Returns their times (ms) after the warm-up; none if there is nothing to go on.
+    """
+    (shown,) = spike_times([voltage[:warm_up]], info)
+    intervals = np.concatenate([np.diff(times) for times in trained_times])
+    if len(shown) == 0 or len(intervals) == 0:
+        return np.array([])
+    end = len(voltage) * info["dt"]
+    times = np.arange(shown[-1], end, np.median(intervals))
+    return times[times > (warm_up - 1) * info["dt"]]
+
+
+def print_scores(scores, tolerance):
+    print("\nafter the warm-up            spikes                 share within", end="")
+    print(f" {tolerance:g} ms")
+    print("sweep        current   cell network   line   network chance  copied from")
+    for score in scores:
+        name = f"{score.number}"
+        if score.is_held_out:
+            name += " held out"
+        cells = [
+            f"{name:11}",
+            f"{score.current:9.4g}",
+            f"{score.cell:7}",
+            f"{score.network:8}",
+            f"{score.line:7.1f}",
+            f"{score.in_time:10.2f}",
+            f"{score.by_chance:7.2f}",
+            f"{score.copied:6.2f} {score.copied_from}",
+        ]
+        print("".join(cells).replace("nan", "  -").rstrip())
+    trained = [score for score in scores if not score.is_held_out]
+    num_spikes = sum(score.cell for score in trained)
+    wrong = sum(abs(score.network - score.cell) for score in trained)
+    print(f"trained on: {wrong} spikes too many or too few, of {num_spikes}")
+    for score in scores:
+        if score.is_held_out:
+            off = abs(score.network - score.cell)
+            line_off = abs(score.line - score.cell)
+            print(
+                f"held out, sweep {score.number}: off by {off} of {score.cell}, a "
+                f"straight line by {line_off:.1f}"
+            )
+    if wrong > 0.1 * num_spikes:
+        print("note: this network has not learnt the sweeps that it was trained on")

@@ -13,7 +13,25 @@ from backstage.checkpoints import load_checkpoint, save_checkpoint
 from cells import CELLS
 from extras import axon
 from models import GRU
-from recording import check, free_run, scaling, spike_times, windows
+from recording import (
+    Score,
+    announce,
+    chance,
+    check,
+    closest,
+    coincidence,
+    free_run,
+    hold_out,
+    judge,
+    noise_level,
+    scaling,
+    spike_times,
+    straight_line,
+    thin,
+    time_step,
+    windows,
+    wrong_spikes,
+)
 
 TOP = Path(__file__).resolve().parents[1]
 RNG = np.random.default_rng(0)
@@ -68,7 +86,7 @@ def test_windows_are_those_of_a_loop_and_never_cross_into_the_next_sweep(told):
             expected_x.append([[column[t] for column in columns] for t in steps])
             expected_y.append([[scaled[t + 1]] for t in steps])
             start += hop
-    data = windows(V, info, length, hop, current(told))
+    data = windows(V, DT, info, length, hop, current(told))
     assert len(data) == len(expected_x) == 2 + 4 + 1
     assert data.dt == DT
     x = torch.tensor(expected_x, dtype=torch.float32).transpose(0, 1)
@@ -103,17 +121,32 @@ HALF = "is float16: expected float32 or float64"
 NO_VOLTAGE = "expected a membrane's voltage in mV"
 NO_DT = "expected ms, 1000 times the dt in s"
 ALL_SWEEPS = r"V has sweeps of \[30, 47, 25\] samples, "
+NO_VALUE = "I, sweep 1: not one of its 47 values is finite; leave .* .I = None"
+
+
+def with_second(sweep):
+    """The recording with another second sweep: each is to be looked at by itself."""
+    return [V[0], sweep, V[2]]
+
+
+def padded(value, begin=0, end=0):
+    """The second sweep with a first or last part that is all of one value."""
+    sweep = V[1].copy()
+    sweep[:begin] = value
+    sweep[len(sweep) - end :] = value
+    return with_second(sweep)
 
 
 @pytest.mark.parametrize(
     ("V", "dt", "I", "message"),
     [
         (WITH_GAPS, DT, None, GAP),
-        (V[:2], DT, [I[0], np.full(47, np.inf)], "I, sweep 1: 47 of 47 values"),
+        (V[:2], DT, [I[0], np.full(47, np.nan)], NO_VALUE),
+        (with_second(np.full(47, np.inf)), DT, None, "V, sweep 1: not one of its 47"),
+        (V[:2], DT, [I[0], np.r_[I[1][:-1], np.inf]], "I, sweep 1: 1 of 47 values"),
         (np.transpose([V[0], V[0]]), DT, None, "V has 30 sweeps of 2 .* it, V.T"),
         (V[0], DT, I[0][:, None], "I has 30 sweeps of 1 samples: transpose it, I.T"),
         ([], DT, None, "V is empty"),
-        (V, DT, [], "I is empty"),
         (np.empty((3, 0)), DT, None, r"V, sweep 0 has shape \(0,\): expected"),
         (V, DT, [[], [], []], r"I, sweep 0 has shape \(0,\): expected"),
         (V, DT, [I[0], None, I[2]], r"I, sweep 1 has shape \(\): expected"),
@@ -123,13 +156,24 @@ ALL_SWEEPS = r"V has sweeps of \[30, 47, 25\] samples, "
         (V[0], DT, I[0].astype(np.float16), f"I {HALF}"),
         (V[0].astype(np.int16), DT, None, COUNTS),
         ([V[0], V[1].astype(np.int16)], DT, None, COUNTS),
-        (V[0] / 1000, DT, None, f"V lies between -0.08.* and -0.0.*: {NO_VOLTAGE}"),
-        (V[0] * 1000, DT, None, NO_VOLTAGE),
-        (-V[0], DT, None, NO_VOLTAGE),
-        (np.full(30, -60.0), DT, None, f"V lies between -60 and -60: {NO_VOLTAGE}"),
+        (V[0] / 1000, DT, None, f"V, sweep 0 lies between -0.08.*: {NO_VOLTAGE}"),
+        (with_second(V[1] / 1000), DT, None, f"V, sweep 1 .*{NO_VOLTAGE}"),
+        (with_second(V[1] / 10), DT, None, f"V, sweep 1 .*{NO_VOLTAGE}"),
+        (with_second(V[1] * 10), DT, None, f"V, sweep 1 .*{NO_VOLTAGE}"),
+        (with_second(V[1] * 1000), DT, None, f"V, sweep 1 .*{NO_VOLTAGE}"),
+        (with_second(-V[1]), DT, None, f"V, sweep 1 .*{NO_VOLTAGE}"),
+        (with_second(V[1] + 100), DT, None, f"V, sweep 1 .*{NO_VOLTAGE}"),
+        (np.full(30, -60.0), DT, None, f"between -60 and -60 .*{NO_VOLTAGE}"),
+        (I, DT, V, "sweep 0: V lies .* are the two exchanged"),
+        (padded(0.0, end=6), DT, None, "V, sweep 1: its last 6 samples are all 0,"),
+        (padded(9.5, end=30), DT, None, "V, sweep 1: its last 30 .* all 9.5, .* cut"),
+        (padded(0.0, begin=20), DT, None, "V, sweep 1: its first 20 samples are all"),
+        ([V[0], V[1][:9]], DT, None, "V, sweep 1 has 9 samples: expected at least 10"),
         (V[0], DT, np.full(30, 50.0), "I never changes: .* leave it out"),
         (V, 2e-4, None, f"dt = 0.0002: {NO_DT}"),
         (V, 200.0, None, f"dt = 200: {NO_DT}"),
+        (V, 50.0, None, f"dt = 50: {NO_DT}"),
+        (V, 20_000.0, None, rf"dt = 20000: {NO_DT}, or 1000 / \(the rate in Hz\)"),
         (V, np.nan, None, f"dt = nan: {NO_DT}"),
         (V, DT, I[::-1], ALL_SWEEPS + r"I of \[25, 47, 30\]: expected as many"),
         (V, DT, I[0], ALL_SWEEPS + r"I of \[30\]: expected as many"),
@@ -151,14 +195,14 @@ def test_sweeps_too_short_for_a_window_or_a_free_run_raise():
     with pytest.raises(
         ValueError, match="sweep 2 has 25 samples: expected more than the 25 steps"
     ):
-        windows(V, info, 25, 5)
-    assert len(windows(V, info, 24, 50)) == 3
+        windows(V, DT, info, 25, 5)
+    assert len(windows(V, DT, info, 24, 50)) == 3
     model = GRU(1, 5, 1)
     model.info = info
     for warm_up in (0, 25):
         with pytest.raises(ValueError, match=f"warm_up = {warm_up}: .* the 25 samples"):
-            free_run(model, V, warm_up)
-    assert len(free_run(model, V[2], 24)[0]) == 25
+            free_run(model, V, DT, warm_up)
+    assert len(free_run(model, V[2], DT, 24)[0]) == 25
 
 
 # ---- after it ----
@@ -199,7 +243,7 @@ def test_free_run_is_that_of_a_network_shown_its_whole_past_again(
     trained = small_network(cell, told, scaling(V, DT, current(told)))
     save_checkpoint(tmp_path / "cell.pth", trained, **trained.info)
     model = load_checkpoint(tmp_path / "cell.pth")
-    runs = free_run(model, V, warm_up, current(told))
+    runs = free_run(model, V, DT, warm_up, current(told))
     assert len(runs) == 3
     for k, run in enumerate(runs):
         own_current = I[k] if told else None
@@ -219,7 +263,7 @@ def test_a_free_run_far_beyond_the_recording_is_clipped_and_it_is_said(
     with torch.no_grad():
         model.fc.bias.fill_(drift)  # on and on, by a standard deviation a step
     # the second sweep ends before its run is far away
-    first, second = free_run(model, [V[1], V[2][:13]], 12)
+    first, second = free_run(model, [V[1], V[2][:13]], DT, 12)
     margin = np.sign(drift) * (info["V_high"] - info["V_low"]) / 2
     assert first[-1] == pytest.approx(info[end] + margin)
     assert len(second) == 13
@@ -231,7 +275,7 @@ def test_a_free_run_that_is_not_a_number_is_said(capsys):
     model = small_network("gru", False, scaling(V, DT))
     with torch.no_grad():
         model.fc.bias.fill_(torch.nan)
-    free_run(model, V, 12)
+    free_run(model, V, DT, 12)
     assert capsys.readouterr().out.startswith("3 of 3 free runs")
 
 
@@ -241,6 +285,376 @@ def test_spikes_are_counted_where_they_cross_v_zero():
     first, second = spike_times(sweeps, info)
     np.testing.assert_allclose(first, [1.5 * DT, 5.5 * DT])
     assert len(second) == 0
+
+
+class Frame:
+    """As pandas has it: looked up by labels, and an array if it is asked to be one."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self.values, dtype)
+
+    def __len__(self):
+        return len(self.values)
+
+    def __getitem__(self, label):
+        raise KeyError(label)  # 0 was cut off
+
+
+def test_series_and_frames_of_pandas_are_recordings():
+    expected = check(V[:1], DT, I[:1])
+    for make in (Frame, lambda sweep: [Frame(sweep)], lambda sweep: Frame([sweep])):
+        np.testing.assert_array_equal(check(make(V[0]), DT, make(I[0])), expected)
+    with pytest.raises(ValueError, match=r"V has 30 sweeps of 2 samples: transpose it"):
+        check(Frame(np.transpose([V[0], V[0]])), DT)
+
+
+def test_many_short_sweeps_are_not_transposed_ones():
+    smooth = -60 + 10 * np.sin(np.linspace(0, 6, 50))
+    repeats = smooth + RNG.normal(0, 1, (100, 50))
+    assert len(check(repeats, DT)) == 100
+    families = smooth + RNG.normal(0, 5, (40, 1))
+    with pytest.raises(ValueError, match=r"V has 50 sweeps of 40 samples: transpose"):
+        check(families.T, DT)
+
+
+STEPS = np.full(100, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        (np.cumsum(np.where(np.arange(100) < 50, 0.01, 0.2)), "steps of 0.01 to 0.2"),
+        (np.cumsum(np.tile([0.02, 0.18], 50)), "times, sweep 0: steps of 0.02 to 0.18"),
+        (np.delete(np.cumsum(STEPS), 40), "times, sweep 0: steps of 0.2 to 0.4"),
+        (np.tile(np.cumsum(STEPS), 2), "they do not grow after number 99"),
+        ([np.cumsum(STEPS), np.cumsum(STEPS)[::-1]], "times, sweep 1: they do not"),
+        ([np.cumsum(STEPS), np.full(100, np.nan)], "times, sweep 1: steps of nan"),
+        ([np.cumsum(STEPS), np.arange(5)], "times, sweep 1: 5 are too few"),
+        (
+            [np.cumsum(STEPS), np.cumsum(STEPS) / 4],
+            "sweep 1 has a sample every 0.05, sweep 0 every 0.2: expected one rate",
+        ),
+    ],
+)
+def test_times_that_are_not_even_or_of_one_rate_raise(times, message):
+    with pytest.raises(ValueError, match=message):
+        time_step(times)
+
+
+def test_the_time_step_is_that_of_times_that_were_rounded():
+    times = np.arange(3000) / 30  # 30 kHz, in ms
+    assert time_step(times.round(2)) == pytest.approx(1 / 30, rel=1e-3)
+    assert time_step([times, Frame(5 + times[:40])]) == pytest.approx(1 / 30)
+
+
+def test_sweeps_of_another_step_than_the_networks_raise():
+    model = small_network("gru", False, scaling(V, DT))
+    with pytest.raises(ValueError, match=r"dt = 0.05 ms, .* trained with 0.2: thin"):
+        free_run(model, V, 0.05, 12)
+    with pytest.raises(ValueError, match=r"dt = 0.8 ms, .* trained with 0.2: thin"):
+        windows(V, 0.8, model.info, 20, 5)
+
+
+# ---- what is odd: a note, and not an error ----
+
+DURATION = 400.0  # ms
+TIME = np.arange(0, DURATION, DT)
+
+
+def cell(spikes, noise=0.3, offset=-60.0, seed=0):
+    """A voltage (T,) over TIME with spikes of 1 ms and 90 mV at some times."""
+    voltage = offset + 3 * np.sin(TIME / 30)
+    for time in spikes:
+        voltage += 90 * np.exp(-(((TIME - time) / 0.6) ** 2))
+    return voltage + np.random.default_rng(seed).normal(0, noise, len(TIME))
+
+
+def step(level, begin=100, end=300):
+    """A current (T,) over TIME that is `level` for a while."""
+    return level * ((begin < TIME) & (end > TIME))
+
+
+FIRING = cell(np.arange(105, 300, 10))
+SILENT = cell([])
+
+
+def still(sweep):
+    sweep = sweep.copy()
+    sweep[-500:] = sweep[-501]
+    return sweep
+
+
+@pytest.mark.parametrize(
+    ("V", "dt", "I", "note"),
+    [
+        ([FIRING, FIRING, FIRING + 30], DT, [step(1)] * 3, "sweep 2: half .* offset"),
+        ([FIRING, still(FIRING)], DT, None, "V, sweep 1 stands still .* 300 to 400 ms"),
+        ([SILENT], DT, None, "no sweep spikes"),
+        ([FIRING], DT, [], "no current: the network can go on with a rhythm"),
+        ([FIRING[::10]], 10 * DT, None, "dt is 2 ms: a spike may fall between"),
+        ([FIRING], 20 * DT, None, r"spikes are \d+ ms wide half-way up: is dt = 4 in"),
+        ([FIRING], DT / 50, None, r"spikes are 0.0\d+ ms wide half-way up"),
+        ([step(10.0) - 40], DT, None, "sweep 0 hardly ever changes .* is it a current"),
+        (
+            [RNG.normal(-30, 5, 2000)],
+            DT,
+            None,
+            "hardly more than noise, .* is it a current",
+        ),
+        ([FIRING] * 3, DT, [step(100), step(50), step(0.1)], "I, sweep 2 has a range"),
+        ([FIRING], DT, [RNG.normal(9, 1, 2000)], "I is hardly more than noise"),
+        ([FIRING], DT, [step(0)], "I never changes"),
+    ],
+)
+def test_what_is_odd_is_noted(V, dt, I, note, capsys):
+    check(V, dt, I)
+    assert re.search(f"^note: .*{note}", capsys.readouterr().out, re.M)
+
+
+def test_nothing_is_noted_of_a_sound_recording(capsys):
+    check([FIRING, cell(np.arange(105, 300, 15))], DT, [step(100), step(50)])
+    hold_out([FIRING] * 3, DT, [step(10), step(30), step(20)], [2])
+    assert capsys.readouterr().out == ""
+
+
+def test_only_what_rises_like_a_spike_is_one():
+    slow = -60 + 8 * np.sin(TIME / 20) + RNG.normal(0, 0.3, len(TIME))
+    for voltage, expected in ((slow, 0), (FIRING, 20)):
+        (times,) = spike_times([voltage], scaling(voltage, DT))
+        assert len(times) == expected
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1, 0.5])
+def test_the_noise_is_measured_and_the_curve_is_not(noise):
+    measured = noise_level(cell(np.arange(105, 300, 10), noise))
+    assert measured == pytest.approx(noise, rel=0.1, abs=0.01)
+
+
+# ---- what is held out ----
+
+
+def test_held_out_sweeps_are_divided_with_their_currents():
+    train, test = hold_out(V, DT, I, [1])
+    assert train.numbers == [0, 2]
+    assert test.numbers == [1]
+    np.testing.assert_array_equal(test.V, V[1:2])
+    np.testing.assert_array_equal(test.I, I[1:2])
+    np.testing.assert_array_equal(np.concatenate(train.V), np.r_[V[0], V[2]])
+    np.testing.assert_array_equal(np.concatenate(train.I), np.r_[I[0], I[2]])
+
+
+@pytest.mark.parametrize("no_current", [None, []])
+def test_of_one_sweep_the_last_quarter_is_held_out_whatever_was_chosen(
+    no_current, capsys
+):
+    train, test = hold_out([FIRING], DT, no_current, [3])
+    np.testing.assert_array_equal(train.V[0], FIRING[:1500])
+    np.testing.assert_array_equal(test.V[0], FIRING[1500:])
+    assert train.I is None
+    assert test.I is None
+    assert "its last quarter is held out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("held_out", [[3], [-1], [], [0, 1, 2]])
+def test_a_choice_that_leaves_nothing_raises(held_out):
+    with pytest.raises(ValueError, match=re.escape(f"held_out = {held_out}: expected")):
+        hold_out(V, DT, I, held_out)
+
+
+@pytest.mark.parametrize(
+    ("currents", "note"),
+    [
+        ([step(10), step(20), step(20)], "its current occurs in training"),
+        ([step(10), np.r_[step(20), 0, 0], step(20)], "its current occurs in training"),
+        ([step(10), np.r_[step(0), step(20)], step(20)], "occurs in training"),
+        ([step(10), step(20), step(30)], r"reaches 30.* \(in training .* to 20.*\)"),
+        ([step(10), step(20), step(-5)], r"reaches -5.* \(in training .* to 20.*\)"),
+        (
+            [step(10, end=500), step(20, end=500), step(15)],
+            r"its current changes by -15.* \(in training .* to 20.*\)",
+        ),
+    ],
+)
+def test_a_current_that_is_not_new_or_beyond_all_others_is_noted(
+    currents, note, capsys
+):
+    """With an electrode's noise."""
+    voltages = [np.resize(FIRING, len(current)) for current in currents]
+    noisy = [current + RNG.normal(0, 0.3, len(current)) for current in currents]
+    hold_out(voltages, DT, noisy, [2])
+    assert re.search(f"held-out sweep 2: .*{note}", capsys.readouterr().out)
+
+
+def test_a_voltage_beyond_all_others_and_no_spike_are_noted(capsys):
+    hold_out([FIRING, FIRING, SILENT - 20], DT, None, [2])
+    said = capsys.readouterr().out
+    assert re.search(r"sweep 2: 100 % of its V lies outside", said)
+    assert "sweep 2 has no spike" in said
+
+
+def test_the_closest_current_is_found_at_its_place():
+    wanted = RNG.normal(0, 1, 300).cumsum()
+    others = [RNG.normal(0, 1, 200), RNG.normal(0, 5, 1000), RNG.normal(0, 5, 500)]
+    others[2][150:450] = wanted
+    match = closest(wanted, others)
+    assert match == (2, 150, 300, True)
+    assert closest(wanted, others[:1]) is None  # too short
+
+
+def test_a_long_training_is_announced(capsys):
+    info = scaling([FIRING], DT)
+    train_set = windows([FIRING], DT, info, 1000, 10)
+    assert announce(train_set, [FIRING], 40, 8) < 2
+    said = capsys.readouterr().out
+    assert said.startswith("100 windows of 1,000 steps, about 0.")
+    assert "note" not in said
+    assert announce(train_set, [FIRING], 400, 8) > 2
+    assert "shorten it" in capsys.readouterr().out
+    announce(windows([FIRING], DT, info, 1000, 100), [FIRING], 40, 8)
+    assert "expected about a hundred windows" in capsys.readouterr().out
+
+
+# ---- the judge ----
+
+
+@pytest.mark.parametrize(
+    ("times", "expected"),
+    [
+        ([10, 20, 30], 1.0),
+        ([11.9, 22, 30], 1.0),
+        ([12.1, 20, 30], 2 / 3),
+        ([9, 10, 11, 20, 30], 6 / 8),  # three near one count once
+        ([], 0.0),
+    ],
+)
+def test_spikes_coincide_within_the_tolerance_and_count_once(times, expected):
+    true_times = np.array([10.0, 20, 30])
+    times = np.array(times, dtype=float)
+    assert coincidence(true_times, times, 2.0) == pytest.approx(expected)
+    assert coincidence(times, true_times, 2.0) == pytest.approx(expected)
+
+
+def test_two_silent_traces_have_no_coincidence():
+    assert np.isnan(coincidence(np.array([]), np.array([]), 2.0))
+
+
+def test_chance_is_the_tolerance_in_units_of_the_interval():
+    times = np.arange(0, 4000, 10.0)
+    assert chance(times, times, 2.0) == pytest.approx(4 / 10, abs=0.02)
+    assert np.isnan(chance(times[:1], times, 2.0))
+
+
+def score(current, spikes, duration=1000.0):
+    return Score(0, False, duration, current, spikes, 0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("others", "current", "expected"),
+    [
+        ([score(50, 10), score(100, 20)], 75, 15),
+        ([score(50, 10), score(100, 40, 2000.0)], 75, 15),  # rates, not counts
+        ([score(50, 10), score(100, 20)], -50, 0),
+        ([score(50, 10), score(50, 20)], 75, 15),  # no line through one current
+        ([score(np.nan, 10), score(np.nan, 20)], np.nan, 15),
+    ],
+)
+def test_a_straight_line_through_the_other_sweeps(others, current, expected):
+    assert straight_line(others, score(current, 0)) == pytest.approx(expected)
+
+
+class Told(GRU):
+    """A network that says what it is told: V is ten times the current, in mV."""
+
+    def single_step(self, X, H):
+        info = self.info
+        current = info["I_zero"] + info["I_unit"] * X[:, 1:]
+        return H, (10 * current - 60 - info["V_zero"]) / info["V_unit"]
+
+
+def spikes_at(times):
+    """A current (T,) that makes Told spike at these times."""
+    return 9 * np.exp(-(((TIME[:, None] - times) / 0.6) ** 2)).sum(axis=1)
+
+
+def judged(currents, voltages, held_out, warm_up=500):
+    """What `judge` makes of Told: its Scores, by the numbers of the sweeps."""
+    train, test = hold_out(voltages, DT, currents, held_out)
+    model = Told(2, 3, 1)
+    model.info = scaling(train.V, DT, train.I)
+    scores = judge(model, train, test, DT, warm_up)
+    return {score.number: score for score in scores}
+
+
+EARLY = np.arange(20, 100, 10.0)  # within a warm-up of 100 ms
+REGULAR = np.arange(120, 390, 10.0)
+SPARSE = np.arange(120, 390, 27.0)
+
+
+def test_only_what_comes_after_the_warm_up_counts(capsys):
+    currents = [spikes_at(np.r_[EARLY, REGULAR]), spikes_at(SPARSE), spikes_at(EARLY)]
+    voltages = [cell(np.r_[EARLY, REGULAR]), cell(SPARSE), cell(EARLY)]
+    scores = judged(currents, voltages, [1])
+    assert [scores[k].cell for k in range(3)] == [len(REGULAR), len(SPARSE), 0]
+    assert [scores[k].network for k in range(3)] == [len(REGULAR), len(SPARSE), 0]
+    assert scores[0].in_time == 1.0
+    assert [scores[k].is_held_out for k in range(3)] == [False, True, False]
+    said = capsys.readouterr().out
+    assert "trained on: 0 spikes too many or too few, of 27" in said
+    assert re.search(r"^1 held out .* 10 +10 ", said, re.M)
+    assert "has not learnt" not in said
+
+
+def test_a_network_that_failed_in_training_is_told_so(capsys):
+    currents = [spikes_at(SPARSE), spikes_at(REGULAR), spikes_at(SPARSE)]
+    voltages = [cell(REGULAR), cell(REGULAR), cell(SPARSE)]
+    scores = judged(currents, voltages, [2])
+    assert scores[0].in_time < 0.6
+    said = capsys.readouterr().out
+    assert "trained on: 17 spikes too many or too few, of 54" in said
+    assert "note: this network has not learnt" in said
+
+
+def test_the_cells_own_spikes_under_the_closest_current_are_a_ruler(capsys):
+    currents = [spikes_at(REGULAR), spikes_at(REGULAR), spikes_at(SPARSE)]
+    moved = REGULAR.copy()
+    moved[:9] += 4  # of 27: the cell does not repeat itself
+    voltages = [cell(REGULAR), cell(moved), cell(SPARSE)]
+    repeat = judged(currents, voltages, [0])[0]
+    assert repeat.copied == pytest.approx(18 / 27)
+    assert repeat.copied_from == "sweep 1, a repeat"
+    assert "occurs in training" in capsys.readouterr().out
+    new = judged(currents, voltages, [2])[2]
+    assert new.copied_from in ("sweep 0", "sweep 1")
+
+
+def test_without_a_current_the_ruler_is_a_metronome():
+    voltages = [cell(REGULAR), cell(np.r_[92, np.arange(102, 245, 10), 297, 333])]
+    train, test = hold_out(voltages, DT, None, [1])
+    model = small_network("gru", False, scaling(train.V, DT))
+    held_out = judge(model, train, test, DT, 500)[1]
+    assert held_out.copied_from == "metronome"
+    num_ticks = len(np.arange(102, 400, 10))
+    assert held_out.copied == pytest.approx(2 * 16 / (17 + num_ticks))
+    nothing_shown = judge(model, train, test, DT, 400)[1]
+    assert nothing_shown.copied == 0
+
+
+def test_wrong_spikes_are_those_after_the_warm_up_in_number_and_in_time():
+    generated = np.array([151.0, 205, 250, 300])
+    currents = [spikes_at(generated), spikes_at(SPARSE)]
+    voltages = [cell([50, 150, 200, 250]), cell(SPARSE)]
+    model = Told(2, 3, 1)
+    model.info = scaling(voltages, DT, currents)
+    # one too many, and 200, 205 and 300 are alone
+    assert wrong_spikes(model, voltages, DT, 500, currents) == 2 * 1 + 3
+    assert wrong_spikes(model, voltages[1], DT, 500, currents[1]) == 0
+
+
+def test_thinned_sweeps_are_means_and_the_rest_is_left_out():
+    np.testing.assert_array_equal(thin([1, 3, 5, 7, 100], 2), [2, 6])
 
 
 # ---- the page ----
@@ -328,42 +742,48 @@ def replaced(text, edits):
 
 PAGE = (TOP / "docs" / "recording.md").read_text()
 SHORTER = {
-    "num_epochs = 40": "num_epochs = 2",
-    "length=1250": "length=300",
+    "num_epochs = 50": "num_epochs = 2",
+    "length = 1250": "length = 300",
+    "range(5)": "range(2)",
+    "held_out = [3]": "held_out = [1]",
 }
-TWO_SWEEPS = {"range(5)": "range(2)"}
-ONE_SWEEP = {
-    '[f"outputs/axon_{k}.csv" for k in range(5)]': '["outputs/steady.csv"]',
-    # what the page says of one long recording, without a current
-    "train_V = V[:-1]": "end = len(V[0]) * 3 // 4\ntrain_V = [V[0][:end]]",
-    "test_V = V[-1:]": "test_V = [V[0][end:]]",
-    "train_I = I[:-1]": "train_I = None",
-    "test_I = I[-1:]": "test_I = None",
-}
+ALL_PATHS = '[f"outputs/axon_{k}.csv" for k in range(2)]'
+ONE_SWEEP = {ALL_PATHS: '["outputs/axon_1.csv"]'}
+# what the page says of a constant current
+NOT_TOLD = {ALL_PATHS: '["outputs/steady.csv"]', "    I.append(current)": "    I = []"}
 
 
-@pytest.mark.parametrize("edits", [TWO_SWEEPS, ONE_SWEEP], ids=["told", "not told"])
-def test_a_recording_goes_through_its_page(edits, capsys, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("edits", "num_sweeps", "is_told"),
+    [({}, 2, True), (ONE_SWEEP, 2, True), (NOT_TOLD, 2, False)],
+    ids=["two sweeps", "one sweep", "not told"],
+)
+def test_a_recording_goes_through_its_page(
+    edits, num_sweeps, is_told, capsys, tmp_path, monkeypatch
+):
+    """A single sweep, or no current, with nothing else changed."""
     monkeypatch.chdir(tmp_path)
     axon.main(num_sweeps=2, duration=500)
     blocks = re.findall(r"^```python\n(.*?)^```$", PAGE, re.M | re.S)
     assert len(blocks) == 3
     prompt = Prompt()
-    paste(prompt, replaced("\n".join(blocks), SHORTER | edits))
+    paste(prompt, replaced(replaced("\n".join(blocks), SHORTER), edits))
     info = prompt.locals["info"]
     assert load_checkpoint("outputs/cell.pth").info == info
-    assert ("I_unit" in info) == (edits is TWO_SWEEPS)
+    assert ("I_unit" in info) == is_told
     for picture in ("look.png", "recording.png"):
         assert (Path("outputs") / picture).stat().st_size > 0
     assert "wrong_spikes" in prompt.locals["history"][-1]
+    scores = prompt.locals["scores"]
+    assert [score.number for score in scores] == list(range(num_sweeps))
+    assert [score.is_held_out for score in scores] == [False, True]
     said = capsys.readouterr().out
     assert "next voltage, GRU: " in said
-    assert len(re.findall("spikes, network", said)) == 2
+    assert re.search(r"^1 held out ", said, re.M)
 
 
-def test_what_the_page_says_of_one_long_recording_is_what_is_tested():
-    prose = re.sub(r"^```.*?^```$", "", PAGE, flags=re.M | re.S)
-    for new in ONE_SWEEP.values():
-        for line in new.splitlines():
-            if "outputs" not in line:
-                assert f"`{line}`" in prose
+def test_the_readers_of_other_formats_are_python():
+    readers = re.findall(r"^```py\n(.*?)^```$", PAGE, re.M | re.S)
+    assert len(readers) == 2
+    for reader in readers:
+        compile(reader, "docs/recording.md", "exec")
