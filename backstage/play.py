@@ -31,7 +31,7 @@ from datasets import draw_starts, simulate
 SHOWN = 400  # samples in the window: two and a half periods of the neuron
 TOLERANCE = 6.0  # how near a spike must come to the neuron's to have hit it
 SAMPLES_PER_SECOND = 60  # a period of the neuron takes two and a half seconds
-MOST_AT_ONCE = 15  # samples a frame: with fewer than four frames a second time is slow
+MOST_AT_ONCE = 30  # samples a frame: with fewer than two frames a second time is slow
 INTERVAL = 25  # milliseconds from the end of a frame to the next
 
 # ---- without a window ----
@@ -335,8 +335,9 @@ class Window:
         connect("button_press_event", self._on_click)
         connect("close_event", self._on_close)
         self.timer.start()
-        with CtrlC(self.interrupt):
-            plt.show()
+        if not in_notebook():  # which shows the figure itself, after the cell
+            with CtrlC(self.interrupt):
+                plt.show()
         return self.interrupted
 
     # ---- what a subclass says ----
@@ -391,6 +392,8 @@ class Window:
     def _on_timer(self):
         if self.interrupted:
             self.close()
+        if not plt.fignum_exists(self.figure.number):
+            self.timer.stop()  # in a notebook there is no event that says so
             return
         now = time.perf_counter()
         if not self.is_paused:
@@ -637,10 +640,14 @@ def open_figure():
     return figure
 
 
+def in_notebook():
+    return "ipykernel" in sys.modules
+
+
 def what_is_missing():
     """Say in a line why no window can be opened here, and what to do."""
     backend = os.environ.get("MPLBACKEND", "")
-    if "ipykernel" in sys.modules or "inline" in backend:
+    if in_notebook() or "inline" in backend:
         command = "%matplotlib widget"
         if find_spec("ipympl") is None:
             command = f"%pip install ipympl, restart the kernel, {command}"

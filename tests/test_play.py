@@ -106,8 +106,8 @@ class Reader:
 
 
 @pytest.fixture
-def play_with(monkeypatch, tmp_path):
-    """Run a script with --play; act(reader) does what a reader does. Returns status."""
+def _screen(monkeypatch, tmp_path):
+    """As if there were a screen, and time that passes if a Reader waits."""
     monkeypatch.setattr(play, "time", Clock())
     monkeypatch.setattr(alone, "NUM_FIT", 16)
     monkeypatch.chdir(tmp_path)
@@ -115,18 +115,24 @@ def play_with(monkeypatch, tmp_path):
     screen.FigureCanvas = Canvas
     monkeypatch.setitem(sys.modules, "screen", screen)
     before = plt.get_backend()
+    plt.switch_backend("module://screen")
+    yield
+    plt.close("all")
+    plt.switch_backend(before)
+
+
+@pytest.fixture
+def play_with(_screen, monkeypatch):
+    """Run a script with --play; act(reader) does what a reader does. Returns status."""
 
     def run(stem, act, *flags):
         monkeypatch.setattr(Screen, "act", act)
-        plt.switch_backend("module://screen")
         with pytest.raises(SystemExit) as stopped:
             plumbing.run(lambda: SCRIPTS[stem].main(["--play", *flags]))
         assert plt.get_fignums() == []
         return stopped.value.code
 
-    yield run
-    plt.close("all")
-    plt.switch_backend(before)
+    return run
 
 
 def shipped(name):
@@ -314,7 +320,7 @@ def test_a_frame_is_the_picture_that_a_full_drawing_gives(stem, play_with):
     def act(reader):
         for key in (" ", "n", "r", "p", " "):
             reader.press(key)
-            reader.wait(30)
+            reader.wait(12)
             blitted = reader.picture()
             reader.canvas.draw()
             np.testing.assert_array_equal(blitted, reader.picture())
@@ -493,6 +499,21 @@ def test_ctrl_c_closes_the_window_and_ends_with_130(play_with):
 
     assert play_with("gru_driven_neuron", act) == 130
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.usefixtures("_screen")
+def test_in_a_notebook_the_run_ends_and_the_window_goes_on(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ipykernel", SimpleNamespace())
+    monkeypatch.setattr(Screen, "act", lambda reader: pytest.fail("a loop of its own"))
+    assert driven.main(["--play"]) == {"interrupted": False}
+    reader = Reader(plt.gcf().window)
+    reader.canvas.draw()
+    reader.wait(10)
+    num_samples = len(reader.current())
+    assert num_samples > driven.WARM_UP + 20
+    plt.close("all")  # some notebooks tell nobody of it
+    reader.wait(10)
+    assert len(reader.window.experiment.currents) == num_samples
 
 
 @pytest.fixture
