@@ -518,23 +518,22 @@ class Match(NamedTuple):
 
 
 def closest(current, others, tolerance=0.02):
-    """Find the Match of a current (T,) among sweeps of at least nine tenths its length.
+    """Find the Match of a current (T,) among sweeps of at least 0.8 T samples.
 
-    The same: their root mean squared distance is below `tolerance` of all currents'
-    standard deviation, noise smoothed. Returns None if no sweep is long enough.
+    A shorter one is compared with the current's beginning. The same: their root mean
+    squared distance is below `tolerance` of all currents' standard deviation, noise
+    smoothed. Returns None if no sweep is long enough.
     """
-    length = min(len(current), max(len(other) for other in others))
-    if length < 0.9 * len(current):
-        return None
     samples = np.concatenate([current, *others])
-    margin = min(25, length // 4)  # at the ends there is less to be smoothed over
-    wanted = uniform_filter1d(current - samples.mean(), 2 * margin)
-    wanted = wanted[margin : length - margin]
+    margin = min(25, len(current) // 4)  # at the ends there is less to smooth over
+    smoothed = uniform_filter1d(current - samples.mean(), 2 * margin)
     nearest = None
     least = math.inf
     for k, other in enumerate(others):
-        if len(other) < length:
+        length = min(len(current), len(other))
+        if length < 0.8 * len(current):
             continue
+        wanted = smoothed[margin : length - margin]
         other = uniform_filter1d(other - samples.mean(), 2 * margin)
         other = other[margin : len(other) - margin]
         # |other - wanted|² at every place, by its three terms
