@@ -34,7 +34,7 @@ FEWEST_SAMPLES = 10  # of a sweep
 SPIKE_RISE = 10.0  # mV
 RISE_TIME = 2.0  # ms, to either side
 
-# What a step costs on one core of a laptop, for a batch or for all sweeps together
+# What a step costs on one core, for a batch or for all sweeps together
 SECONDS_PER_STEP = 35e-6  # in training
 SECONDS_PER_FREE_STEP = 85e-6
 
@@ -197,7 +197,7 @@ def check_finite(name, sweep):
     if len(wrong) == len(sweep):
         raise ValueError(
             f"{name}: not one of its {len(sweep):,} values is finite; leave the sweep "
-            "out, or if it is the current, all currents (I = None)"
+            "out, or if it is the current, all currents (I = [])"
         )
     if len(wrong) > 0:
         raise ValueError(
@@ -208,6 +208,7 @@ def check_finite(name, sweep):
 
 
 def check_not_exchanged(voltages, currents):
+    """Raise ValueError if I looks like a membrane's voltage in mV, and V does not."""
     for k, pair in enumerate(zip(voltages, currents)):
         voltage, current = pair
         if is_membrane(current) and not is_membrane(voltage):
@@ -345,14 +346,14 @@ def odd_spikes(voltages, dt):
 def odd_currents(currents):
     spans = np.array([np.ptp(current) for current in currents])
     if not spans.any():
-        return ["I never changes: the network can learn nothing from it, I = None"]
+        return ["I never changes: the network can learn nothing from it, I = []"]
     usual = np.median(spans[spans > 0])
     notes = []
     everything = np.concatenate(currents)
     if noise_level(everything) > 0.7 * everything.std():
         notes.append(
             "I is hardly more than noise: if that is the electrode's, the network can "
-            "learn nothing from it, I = None"
+            "learn nothing from it, I = []"
         )
     for k, span in enumerate(spans):
         is_alike = usual / 300 < span < usual * 300
@@ -868,7 +869,8 @@ def judge(model, train, test, dt, warm_up, tolerance=2.0):
             match = closest(I[k], train.I)
         if match is not None:
             times = spikes_of(match, train.V, info, warm_up)
-            score.copied = coincidence(cell[k], times, tolerance)
+            true_times = cell[k][cell[k] < match.length * dt]
+            score.copied = coincidence(true_times, times, tolerance)
             score.copied_from = f"sweep {train.numbers[match.sweep]}"
             if match.is_same:
                 score.copied_from += ", a repeat"
@@ -884,12 +886,12 @@ def judge(model, train, test, dt, warm_up, tolerance=2.0):
 def straight_line(others, score):
     """The spikes of a sweep by a straight line through other Scores; never negative.
 
-    It is one of rates over mean currents. Without a current, or if there is but one,
-    the mean rate.
+    It is one of rates over mean currents. Without a current, or if all are the same but
+    for noise, the mean rate.
     """
     rates = np.array([other.cell / other.duration for other in others])
     currents = np.array([other.current for other in others])
-    if np.ptp(currents) > 0:  # False for nan, too
+    if np.ptp(currents) > 0.01 * abs(currents).max():  # False for nan, too
         slope, at_zero = np.polyfit(currents, rates, 1)
         rate = at_zero + slope * score.current
     else:

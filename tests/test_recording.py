@@ -121,7 +121,7 @@ HALF = "is float16: expected float32 or float64"
 NO_VOLTAGE = "expected a membrane's voltage in mV"
 NO_DT = "expected ms, 1000 times the dt in s"
 ALL_SWEEPS = r"V has sweeps of \[30, 47, 25\] samples, "
-NO_VALUE = "I, sweep 1: not one of its 47 values is finite; leave .* .I = None"
+NO_VALUE = r"I, sweep 1: not one of its 47 values is finite; leave .* .I = \[\]"
 
 
 def with_second(sweep):
@@ -559,6 +559,7 @@ def score(current, spikes, duration=1000.0):
         ([score(50, 10), score(100, 40, 2000.0)], 75, 15),  # rates, not counts
         ([score(50, 10), score(100, 20)], -50, 0),
         ([score(50, 10), score(50, 20)], 75, 15),  # no line through one current
+        ([score(50, 10), score(50.1, 20)], 75, 15),  # nor through its noise
         ([score(np.nan, 10), score(np.nan, 20)], np.nan, 15),
     ],
 )
@@ -627,6 +628,10 @@ def test_the_cells_own_spikes_under_the_closest_current_are_a_ruler(capsys):
     assert repeat.copied == pytest.approx(18 / 27)
     assert repeat.copied_from == "sweep 1, a repeat"
     assert "occurs in training" in capsys.readouterr().out
+    shorter = [cell(REGULAR), cell(moved)[:1675], cell(SPARSE)]
+    currents_shorter = [currents[0], currents[1][:1675], currents[2]]
+    repeat = judged(currents_shorter, shorter, [0])[0]
+    assert repeat.copied == pytest.approx(13 / 22)  # of those that it could have
     new = judged(currents, voltages, [2])[2]
     assert new.copied_from in ("sweep 0", "sweep 1")
 
