@@ -345,11 +345,13 @@ def odd_spikes(voltages, dt):
 
 def odd_currents(currents):
     spans = np.array([np.ptp(current) for current in currents])
-    if not spans.any():
+    everything = np.concatenate(currents)
+    if np.ptp(everything) == 0:
         return ["I never changes: the network can learn nothing from it, I = []"]
+    if not spans.any():
+        return ["I never changes within a sweep: nothing shows what a change does"]
     usual = np.median(spans[spans > 0])
     notes = []
-    everything = np.concatenate(currents)
     if noise_level(everything) > 0.7 * everything.std():
         notes.append(
             "I is hardly more than noise: if that is the electrode's, the network can "

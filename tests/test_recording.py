@@ -406,7 +406,8 @@ def still(sweep):
         ),
         ([FIRING] * 3, DT, [step(100), step(50), step(0.1)], "I, sweep 2 has a range"),
         ([FIRING], DT, [RNG.normal(9, 1, 2000)], "I is hardly more than noise"),
-        ([FIRING], DT, [step(0)], "I never changes"),
+        ([FIRING] * 2, DT, [step(0)] * 2, "I never changes: .* I = "),
+        ([FIRING] * 2, DT, [step(0), step(0) + 9], "I never changes within a sweep"),
     ],
 )
 def test_what_is_odd_is_noted(V, dt, I, note, capsys):
