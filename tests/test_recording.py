@@ -10,6 +10,7 @@ import torch
 from scipy.integrate import solve_ivp
 
 from backstage.checkpoints import load_checkpoint, save_checkpoint
+from backstage.sweeps import check, noise_level, time_step
 from cells import CELLS
 from extras import axon
 from models import GRU
@@ -17,18 +18,15 @@ from recording import (
     Score,
     announce,
     chance,
-    check,
     closest,
     coincidence,
     free_run,
     hold_out,
     judge,
-    noise_level,
     scaling,
     spike_times,
     straight_line,
     thin,
-    time_step,
     windows,
     wrong_spikes,
 )
