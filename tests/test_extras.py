@@ -162,14 +162,18 @@ def test_clamped_network_goes_on_as_its_free_run(num_inputs):
     x = torch.full((rest_points.HELD, 1, num_inputs), NEURON.I, dtype=torch.float64)
     x[..., 0] = rest_points.DRAWN_CLAMPS[2]
     states, readouts = model.forward_by_steps(x)
-    H, expected = states[-1], [x[-1, 0, 0], readouts[-1, 0, 0]]
+    H = states[-1]
+    expected_states = [H]
+    expected = [x[-1, 0, 0], readouts[-1, 0, 0]]
     for _ in range(5):
         following = x[-1].clone()
         following[0, 0] = expected[-1]
         H, Y = model.single_step(following, H)
+        expected_states.append(H)
         expected.append(Y[0, 0])
     np.testing.assert_allclose(V[:7, 2], torch.stack(expected), atol=1e-12)
-    assert W.shape == V.shape
+    read = rest_points.fit_line(model).predict(torch.cat(expected_states))
+    np.testing.assert_allclose(W[:6, 2], read, atol=1e-9)
 
 
 # ---- a model of the system ----
@@ -235,6 +239,34 @@ def test_ode_learns(form, monkeypatch):
     losses = train()
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
     assert train() == losses  # the seed fixes all
+
+
+def test_free_runs_grow_from_the_first_horizon_to_the_last(monkeypatch):
+    args = latent_ode.parser.parse_args(["--num_updates=20", "--batch_size=2"])
+    x = DrivenNeurons(4, 200, "jumps", duration=200 * DT, seed=0).data_x
+    model = latent_ode.LatentODE("free", 4)
+    horizons = []
+    run = model.run
+
+    def noted(s, currents):
+        horizons.append(len(currents))
+        return run(s, currents)
+
+    monkeypatch.setattr(model, "run", noted)
+    latent_ode.train_model(model, x, args)
+    assert horizons == sorted(horizons)
+    assert horizons[0] == latent_ode.FIRST_HORIZON
+    assert 0.7 * latent_ode.HORIZON < horizons[-1] <= latent_ode.HORIZON
+
+
+def test_encoder_corrects_the_last_sample():
+    model = latent_ode.LatentODE("free", 4)
+    torch.nn.init.zeros_(model.encoder.fc.weight)
+    model.encoder.fc.bias.data = torch.tensor([0.25, -1.0])
+    x = torch.randn(5, 3, 2)
+    V, w = model.encode(x).unbind(dim=-1)
+    torch.testing.assert_close(V, x[-1, :, 0] + 0.25)
+    torch.testing.assert_close(w, torch.full((3,), -1.0))
 
 
 def test_ode_is_asked_all_that_the_pages_say(tmp_path, monkeypatch):
