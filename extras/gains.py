@@ -43,12 +43,16 @@ parser.add_argument(
 parser.add_argument("--out_dir", type=Path, default="outputs", help="for the picture")
 
 
-def neuron_gain(change=1e-5):
-    """dV/dI of a neuron at rest over one sample, its state known."""
+def neuron_gains(change=1e-5):
+    """The same of a neuron at rest that is left alone: (NUM_LAGS,).
+
+    A current of one sample pushes V; the push is still there some samples later.
+    """
     V_rest, W_rest = REST
-    I = np.array([0.0, change])
-    V, _ = simulate(V_rest, W_rest, [0.0, DT], I)
-    return (V[1, 1] - V[1, 0]) / change
+    I = np.zeros((NUM_LAGS + 1, 2))
+    I[0, 1] = change
+    V, _ = simulate(V_rest, W_rest, DT * np.arange(NUM_LAGS + 1), I)
+    return (V[1:, 1] - V[1:, 0]) / change
 
 
 def gains(model):
@@ -82,9 +86,9 @@ def latency(V):
 def main(argv=None):
     args = parser.parse_args(argv)
     set_up(0, "cpu", args.out_dir)
-    by_lag = {"the neuron, its state known": np.array([neuron_gain()])}
+    by_lag = {"the neuron, left alone": neuron_gains()}
     I = step_of_current()
-    answers = {"the neuron, its state known": neuron(I)[:, 0]}
+    answers = {"the neuron, left alone": neuron(I)[:, 0]}
     for path in args.networks:
         try:
             model = load_checkpoint(path)

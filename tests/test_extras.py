@@ -289,12 +289,17 @@ def test_ode_is_asked_all_that_the_pages_say(tmp_path, monkeypatch):
 # ---- the gain of a current ----
 
 
-def test_gain_of_the_neuron_is_that_of_its_linear_equations():
-    """At rest, over one sample: the integral of exp(Jacobian t), its first entry."""
+def test_gains_of_the_neuron_are_those_of_its_linear_equations():
+    """At rest: a push over one sample, and what is left of it k samples later."""
     V, _ = REST
     jacobian = np.array([[1 - V**2, -1], [NEURON.eps, -NEURON.eps * NEURON.b]])
-    response = np.linalg.solve(jacobian, expm(DT * jacobian) - np.eye(2))
-    assert gains.neuron_gain() == pytest.approx(response[0, 0], abs=1e-4)
+    over_a_sample = expm(DT * jacobian)
+    push = np.linalg.solve(jacobian, over_a_sample - np.eye(2))[:, 0]
+    expected = []
+    for _ in range(gains.NUM_LAGS):
+        expected.append(push[0])
+        push = over_a_sample @ push
+    np.testing.assert_allclose(gains.neuron_gains(), expected, atol=1e-4)
 
 
 def test_gains_of_a_network_are_differences_of_its_predictions():
