@@ -302,12 +302,12 @@ def announce(train_set, V, num_epochs, batch_size):
 
 
 @torch.no_grad()
-def free_run(model, V, dt, warm_up, I=None):
+def free_run(model, V, dt, warm_up, I=None, quiet=False):
     """Show a network `warm_up` samples of each sweep; let it run on alone, told I.
 
     model.info: that of `scaling`. Returns a list of voltages (T,) in mV, the warm-up
     included: these samples are not the network's. What runs off, by more than half of
-    the range of the sweeps trained on, is clipped, and it is said.
+    the range of the sweeps trained on, is clipped, and it is said unless `quiet`.
     Raises ValueError if there are no samples after the warm-up, if dt is not the
     network's, and as `check` does.
     """
@@ -327,7 +327,13 @@ def free_run(model, V, dt, warm_up, I=None):
     runs = []
     for k, sweep in enumerate(sweeps):
         runs.append(info["V_zero"] + info["V_unit"] * voltages[: len(sweep), k])
-    return clip(runs, info)
+    clipped, num_outside = clip(runs, info)
+    if num_outside > 0 and not quiet:
+        print(
+            f"{num_outside} of {len(runs)} free runs go far beyond the recording's "
+            "range: clipped"
+        )
+    return clipped
 
 
 def run_on(model, inputs, warm_up):
@@ -348,7 +354,10 @@ def run_on(model, inputs, warm_up):
 
 
 def clip(runs, info):
-    """Clip free runs in mV that go far beyond the sweeps trained on, and say so."""
+    """Clip free runs in mV that go far beyond the sweeps trained on.
+
+    Returns the runs, and how many went there.
+    """
     margin = (info["V_high"] - info["V_low"]) / 2
     lowest = info["V_low"] - margin
     highest = info["V_high"] + margin
@@ -357,12 +366,7 @@ def clip(runs, info):
         is_inside = (lowest <= run) & (run <= highest)  # False for NaN, too
         if not is_inside.all():
             num_outside += 1
-    if num_outside > 0:
-        print(
-            f"{num_outside} of {len(runs)} free runs go far beyond the recording's "
-            "range: clipped"
-        )
-    return [run.clip(lowest, highest) for run in runs]
+    return [run.clip(lowest, highest) for run in runs], num_outside
 
 
 def spike_times(sweeps, info, warm_up=0):
@@ -414,7 +418,8 @@ def wrong_spikes(model, V, dt, warm_up, I=None, tolerance=2.0):
     that does not coincide counts once. Else a network that cannot keep time would do
     best to be silent.
     """
-    runs = free_run(model, V, dt, warm_up, I)
+    # early in training many run off: that is no news
+    runs = free_run(model, V, dt, warm_up, I, quiet=True)
     voltages = [sweep[:, 0] for sweep in arrange(V, dt, I)]
     cell = spike_times(voltages, model.info, warm_up)
     network = spike_times(runs, model.info, warm_up)
@@ -576,13 +581,20 @@ def print_scores(scores, tolerance):
     num_spikes = sum(score.cell for score in trained)
     wrong = sum(abs(score.network - score.cell) for score in trained)
     print(f"trained on: {wrong} spikes too many or too few, of {num_spikes}")
+    spiking = [score for score in trained if score.cell > 1]
+    if len(spiking) > 0:
+        in_time = np.mean([score.in_time for score in spiking])
+        by_chance = np.mean([score.by_chance for score in spiking])
+        print(f"trained on: in time {in_time:.2f}, by chance {by_chance:.2f}")
+    currents = {score.current for score in trained}
+    ruler = "a straight line" if len(currents) > 1 else "the mean rate"
     for score in scores:
         if score.is_held_out:
             off = abs(score.network - score.cell)
             line_off = abs(score.line - score.cell)
             print(
-                f"held out, sweep {score.number}: off by {off} of {score.cell}, a "
-                f"straight line by {line_off:.1f}"
+                f"held out, sweep {score.number}: off by {off} of {score.cell}, "
+                f"{ruler} by {line_off:.1f}"
             )
     if wrong > 0.1 * num_spikes:
         print("note: this network has not learnt the sweeps that it was trained on")

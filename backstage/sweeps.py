@@ -38,7 +38,9 @@ def time_step(times):
     for k, time in enumerate(listed(times)):
         time = np.asarray(time, dtype=np.float64)
         if len(time) < FEWEST_SAMPLES:
-            raise ValueError(f"times, sweep {k}: {len(time)} are too few")
+            raise ValueError(
+                f"times, sweep {k}: {len(time)} are too few: has a cut left nothing?"
+            )
         step = (time[-1] - time[0]) / (len(time) - 1)
         even = time[0] + step * np.arange(len(time))
         is_even = abs(time - even).max() < step / 3  # False for NaN, too
@@ -207,7 +209,7 @@ def check_millivolts(name, voltage):
     if not is_membrane(voltage):
         raise ValueError(
             f"{name} lies between {describe(voltage)}: expected a membrane's voltage "
-            "in mV"
+            "in mV (volts times 1000)"
         )
 
 
@@ -279,7 +281,7 @@ def odd_offsets(voltages, largest=15.0):
         if len(others) > 0 and abs(median - np.median(others)) > largest:
             notes.append(
                 f"V, sweep {k}: half of it lies below {median:.3g} mV, of the others "
-                f"below {np.median(others):.3g}: an offset?"
+                f"below {np.median(others):.3g}: an offset, or another current?"
             )
     return notes
 
