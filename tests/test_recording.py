@@ -267,6 +267,9 @@ def test_a_free_run_far_beyond_the_recording_is_clipped_and_it_is_said(
     assert len(second) == 13
     said = capsys.readouterr().out
     assert said == "1 of 2 free runs go far beyond the recording's range: clipped\n"
+    free_run(model, [V[1]], DT, 12, quiet=True)
+    wrong_spikes(model, [V[1]], DT, 12)  # asked in every late epoch
+    assert capsys.readouterr().out == ""
 
 
 def test_a_free_run_that_is_not_a_number_is_said(capsys):
