@@ -490,7 +490,7 @@ def load_shipped(currents, device):
     try:
         return load_checkpoint(SHIPPED / f"driven_{currents}.pth", device)
     except ValueError as error:
-        return parser.error(str(error))
+        return parser.error(error)
 
 
 def load_network(path):
@@ -498,7 +498,7 @@ def load_network(path):
     try:
         network = load_checkpoint(path)
     except ValueError as error:
-        parser.error(str(error))
+        parser.error(error)
     sizes = (network.num_inputs, network.num_outputs)
     if sizes != (2, 1) or not network.per_timestep_readout:
         parser.error(

@@ -51,6 +51,7 @@ class FlagParser(argparse.ArgumentParser):
         )
 
     def error(self, message):
+        message = str(message)  # an exception serves as well
         hint = "--help lists the flags"
         unrecognized = message.removeprefix("unrecognized arguments: ").split()
         is_value = set(unrecognized) <= {"True", "False"}

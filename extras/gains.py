@@ -44,7 +44,7 @@ parser.add_argument("--out_dir", type=Path, default="outputs", help="for the pic
 
 
 def neuron_gains(change=1e-5):
-    """The same of a neuron at rest that is left alone: (NUM_LAGS,).
+    """Derivatives of V by earlier currents, of a neuron at rest: (NUM_LAGS,).
 
     A current of one sample pushes V; the push is still there some samples later.
     """

@@ -286,6 +286,15 @@ def test_ode_is_asked_all_that_the_pages_say(tmp_path, monkeypatch):
         assert name in metrics
 
 
+@pytest.mark.parametrize("extra", [gains, rest_points, reach])
+def test_a_file_that_is_no_network_is_one_line_and_status_2(extra, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        extra.main([str(tmp_path / "none.pth"), f"--out_dir={tmp_path}"])
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "none.pth" in line
+
+
 # ---- the gain of a current ----
 
 
