@@ -5,9 +5,9 @@
 
 Networks of task 4, the shipped ones if none is named. Draws outputs/gains.png: the
 derivative of the next V with respect to the current of this sample, of the one before,
-and so on; and what follows when the current steps from 0 to 0.5. It prints both, and
-the derivative with respect to V: how far a network believes the V that it is shown.
-docs/driven.md says what follows.
+and so on; and what follows when the current steps from 0 to 0.5. It prints both; from
+which step on each goes on firing; and the derivative with respect to V: how far a
+network believes the V that it is shown. docs/driven.md says what follows.
 """
 
 import sys
@@ -21,12 +21,13 @@ import torch
 from backstage.checkpoints import load_checkpoint
 from backstage.pictures import draw_gains, save_figure
 from backstage.plumbing import FlagParser, run, set_up
-from datasets import NEURON, simulate
+from datasets import NEURON, simulate, upward_crossings
 from gru_driven_neuron import DT, REST, SHIPPED, SPIKE_HEIGHT, network, neuron
 
 NUM_LAGS = 10
 SETTLING = 150  # samples at rest, before
-STEP_AT = 100  # the sample at which the current steps to that of all tasks
+STEP_AT = 100  # the sample at which the current steps up from 0
+LEVELS = np.arange(0.2, 0.5, 0.01)  # to which it steps, to find where firing begins
 LABELS = {
     "driven_jumps": "trained under jumps",
     "driven_constant": "trained under constant currents",
@@ -71,9 +72,13 @@ def gains(model):
     return last_first.t().numpy()
 
 
-def step_of_current():
-    I = np.zeros((STEP_AT + 100, 1))
-    I[STEP_AT:] = NEURON.I
+def step_of_current(levels, num_samples):
+    """Currents (T, N) that step from 0 to each of N levels, num_samples before the end.
+
+    By then a network is on its own, and knows its neuron at rest.
+    """
+    I = np.zeros((STEP_AT + num_samples, len(levels)))
+    I[STEP_AT:] = levels
     return I
 
 
@@ -83,12 +88,24 @@ def latency(V):
     return float(high[0]) if len(high) > 0 else np.nan
 
 
+def fires_from(respond):
+    """The least of LEVELS to which a step of the current makes it fire and go on.
+
+    nan if there is none.
+    """
+    settling = 500  # samples: one spike or two are not going on
+    V = respond(step_of_current(LEVELS, settling + 800))[STEP_AT + settling :]
+    for level, trace in zip(LEVELS, V.T):
+        if len(upward_crossings(trace, DT)) > 2:
+            return level
+    return np.nan
+
+
 def main(argv=None):
     args = parser.parse_args(argv)
     set_up(0, "cpu", args.out_dir)
     by_lag = {"the neuron, left alone": neuron_gains()}
-    I = step_of_current()
-    answers = {"the neuron, left alone": neuron(I)[:, 0]}
+    asked = {"the neuron, left alone": neuron}
     for path in args.networks:
         try:
             model = load_checkpoint(path)
@@ -96,13 +113,17 @@ def main(argv=None):
             parser.error(error)
         label = LABELS.get(path.stem, str(path))
         of_V, by_lag[label] = gains(model)
-        answers[label] = network(model)(I)[:, 0]
+        asked[label] = network(model)
         numbers = ", ".join(f"{gain:.3f}" for gain in of_V[:3])
         print(f"{label}: by V of this sample, one before, two before {numbers}")
+    I = step_of_current([NEURON.I], 100)
+    answers = {label: respond(I)[:, 0] for label, respond in asked.items()}
     for label, of_I in by_lag.items():
         numbers = ", ".join(f"{gain:.3f}" for gain in of_I[:3])
         spike = latency(answers[label])
-        print(f"{label}: by I {numbers}; spikes {spike:.0f} samples after the step")
+        level = fires_from(asked[label])
+        print(f"{label}: by I {numbers}; spikes {spike:.0f} samples after the step,")
+        print(f"    fires after steps of at least {level:.2f}", flush=True)
     after = slice(STEP_AT - 10, None)
     answers = {label: V[after] for label, V in answers.items()}
     path = args.out_dir / "gains.png"

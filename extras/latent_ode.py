@@ -296,7 +296,8 @@ def main(argv=None):
         f"R² of W, from w alone: {metrics['r2_of_W_from_w']:.4f}"
     )
     rest_points, exponents, spike = look_inside(model)
-    print_result(f"the neural ODE ({args.form})", rest_points, exponents, spike)
+    label = f"the neural ODE ({args.form})"
+    print_result(label, CLAMPED_AT, rest_points, exponents, spike)
     metrics["interrupted"] = False
     write_metrics(args.out_dir / f"{STEM}_metrics.json", metrics, args)
     return metrics

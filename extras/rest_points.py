@@ -1,7 +1,7 @@
 """What networks are where they never go: rest points, kicks, a voltage clamp.
 
     python extras/rest_points.py
-    python extras/rest_points.py outputs/gru_driven_neuron.pth
+    python extras/rest_points.py outputs/gru_driven_neuron.pth --clamp -0.8
 
 Networks of tasks 2 and 4, the shipped ones if none is named, beside the neuron.
 A network that is fed with its own prediction is a map from a state s = (V, H), its next
@@ -44,9 +44,17 @@ NETWORKS = {  # file: what it is
     SHIPPED / "driven_constant.pth": "trained under constant currents",
 }
 
+CLAMPED_AT = -0.5  # the voltage of the clamp, where the neuron is in passing only
+
 parser = FlagParser(__doc__)
 parser.add_argument(
     "networks", type=Path, nargs="*", default=list(NETWORKS), help="files of networks"
+)
+parser.add_argument(
+    "--clamp",
+    type=float,
+    default=CLAMPED_AT,
+    help="the voltage at which V is held, and let go",
 )
 parser.add_argument("--out_dir", type=Path, default="outputs", help="for the picture")
 
@@ -54,7 +62,6 @@ parser.add_argument("--out_dir", type=Path, default="outputs", help="for the pic
 NUM_STARTS = 100
 HIGHEST = 2.0  # the neuron's voltages lie between this and its negative
 HELD = 400  # samples for which a network is shown one voltage, before the search
-CLAMPED_AT = -0.5  # the voltage of the clamp, where the neuron is in passing only
 NUM_NEWTON = 100  # steps of Newton's method
 LONGEST_NEWTON = 0.5  # a longer step would leave the region in which it is right
 AT_REST = 1e-12  # what moves less than this does not move
@@ -175,10 +182,10 @@ def spike_after_clamp(step, s, num_samples=400):
     return float("nan")
 
 
-def neuron_spike_after_clamp():
-    """The same for the neuron: held for long, W rests where V has it rest."""
-    W = (CLAMPED_AT + NEURON.a) / NEURON.b
-    V, _ = simulate(CLAMPED_AT, W, DT * np.arange(400))
+def neuron_spike_after_clamp(clamp):
+    """The same for the neuron: held at V = clamp, W rests where V has it rest."""
+    W = (clamp + NEURON.a) / NEURON.b
+    V, _ = simulate(clamp, W, DT * np.arange(400))
     return int(np.argmax(V[:, 0] > SPIKE_HEIGHT))
 
 
@@ -216,18 +223,15 @@ def fit_line(model):
     return LinearRegression().fit(H, neurons.data_w[known].flatten())
 
 
-def print_result(label, rest_points, exponents, spike):
-    """rest_points: V -> multipliers. spike: samples after the clamp."""
+def print_result(label, clamp, rest_points, exponents, spike):
+    """clamp: V. rest_points: V -> multipliers. spike: samples after the clamp."""
     print(f"\n{label}")
     for V, multipliers in rest_points.items():
         numbers = ", ".join(as_text(number) for number in multipliers[:3])
         print(f"  rest point at V = {V:.3f}, multipliers {numbers}")
     numbers = ", ".join(f"{exponent:z.3f}" for exponent in exponents)  # z: no -0.000
     print(f"  exponents {numbers}")
-    print(
-        f"  clamped at {CLAMPED_AT} and let go: spikes after {spike} samples",
-        flush=True,
-    )
+    print(f"  clamped at {clamp} and let go: spikes after {spike} samples", flush=True)
 
 
 def as_text(number):
@@ -238,8 +242,8 @@ def as_text(number):
     return f"{number:.3f}"
 
 
-def look_inside(model):
-    """Ask a network all three questions; return what print_result takes."""
+def look_inside(model, clamp):
+    """Ask a network all three questions; return what print_result takes of them."""
     model = model.double().requires_grad_(False)
     step = close_loop(model)
     starts = held_states(
@@ -249,7 +253,7 @@ def look_inside(model):
     for point in find_rest_points(step, starts):
         found[point[0].item()] = multipliers_at(step, point)
     exponents = lyapunov_exponents(step, starts[0])
-    (clamped,) = held_states(model, torch.tensor([CLAMPED_AT], dtype=torch.float64))
+    (clamped,) = held_states(model, torch.tensor([clamp], dtype=torch.float64))
     return found, exponents, spike_after_clamp(step, clamped)
 
 
@@ -258,7 +262,8 @@ def main(argv=None):
     set_up(0, "cpu", args.out_dir)
     V, _ = rest_point()
     of_neuron = {V: neuron_multipliers(V)}
-    print_result("neuron", of_neuron, neuron_exponents(), neuron_spike_after_clamp())
+    spike = neuron_spike_after_clamp(args.clamp)
+    print_result("neuron", args.clamp, of_neuron, neuron_exponents(), spike)
     paths = {"neuron": follow_neuron()}
     for path in args.networks:
         try:
@@ -266,7 +271,7 @@ def main(argv=None):
         except ValueError as error:
             parser.error(error)
         label = NETWORKS.get(path, str(path))
-        print_result(label, *look_inside(model))
+        print_result(label, args.clamp, *look_inside(model, args.clamp))
         paths[label] = follow_network(model)
     save_figure(args.out_dir / "clamp.png", draw_clamps, paths)
     return {"interrupted": False}

@@ -222,7 +222,8 @@ def test_inside_of_the_neurons_equations_is_the_neurons(true_ode):
     torch.testing.assert_close(multipliers.real, expected, atol=1e-3, rtol=0)
     expected = rest_points.neuron_exponents()
     torch.testing.assert_close(exponents, expected, atol=2e-2, rtol=0)
-    assert abs(spike - rest_points.neuron_spike_after_clamp()) <= 1
+    clamped_at = latent_ode.CLAMPED_AT
+    assert abs(spike - rest_points.neuron_spike_after_clamp(clamped_at)) <= 1
 
 
 @pytest.mark.parametrize("form", ["free", "structured"])
@@ -323,6 +324,18 @@ def test_gains_of_a_network_are_differences_of_its_predictions():
             pushed[-1 - lag, 0, column] += 1e-2
             change = (model.predict(pushed)[-1] - model.predict(x)[-1]).item()
             assert by_lag[lag] == pytest.approx(change / 1e-2, abs=2e-3)
+
+
+def test_steps_of_the_current_make_the_neuron_fire_from_where_its_equations_say():
+    """Beyond the Hopf bifurcation it cannot rest; a little below it, it can."""
+    I = gains.step_of_current([0.0, 0.5], 300)
+    assert I.shape == (gains.STEP_AT + 300, 2)
+    np.testing.assert_array_equal(I[gains.STEP_AT - 1 : gains.STEP_AT + 1, 1], [0, 0.5])
+    V_hopf = -np.sqrt(1 - NEURON.b * NEURON.eps)  # the trace of the Jacobian is 0
+    I_hopf = (V_hopf + NEURON.a) / NEURON.b - V_hopf + V_hopf**3 / 3
+    level = gains.fires_from(gains.neuron)
+    assert I_hopf - 0.05 < level < I_hopf
+    assert np.isnan(gains.fires_from(np.zeros_like))
 
 
 # ---- how far back slopes reach ----

@@ -5,6 +5,7 @@ Without a GPU Triton's interpreter does, in NumPy, what the GPU would do.
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from models import GRU
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("Triton is not installed", allow_module_level=True)
+TOP = Path(__file__).resolve().parents[1]
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 with pytest.MonkeyPatch.context() as patch:
     # to be said before Triton is imported, which the first optimizer of any test does
@@ -39,6 +41,20 @@ def interpreter(monkeypatch):
     """Let a CPU take the kernels; in all other tests it takes the loop in PyTorch."""
     if DEVICE.type == "cpu":
         monkeypatch.setenv("TRITON_INTERPRET", "1")
+
+
+def test_the_short_kernel_of_the_page_computes_the_states(tmp_path):
+    """docs/gpu.md: saved as a file, as Triton reads the source, and run as it says."""
+    page = (TOP / "docs" / "gpu.md").read_text()
+    block = re.search(r"^```py\n(.*?)^```$", page, re.M | re.S)
+    path = tmp_path / "kernel.py"
+    path.write_text(block[1])
+    env = os.environ | {"PYTHONPATH": str(TOP)}
+    if DEVICE.type == "cpu":
+        env["TRITON_INTERPRET"] = "1"
+    command = [sys.executable, str(path)]
+    run = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    assert float(run.stdout.rpartition(" ")[2]) < 1e-6
 
 
 def results_and_gradients(loop, model, inputs, H, future):
@@ -198,7 +214,6 @@ def test_kernels_compile_for_a_gpu(tmp_path):
     """The interpreter takes more than the compiler, which needs no GPU."""
     environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path)}
     environment.pop("TRITON_INTERPRET", None)
-    root = Path(__file__).parents[1]
     subprocess.run(
-        [sys.executable, "-c", COMPILE], env=environment, cwd=root, check=True
+        [sys.executable, "-c", COMPILE], env=environment, cwd=TOP, check=True
     )
