@@ -18,10 +18,14 @@ from scipy.ndimage import uniform_filter1d
 from scipy.signal import fftconvolve
 from torch.nn.utils.rnn import pad_sequence
 
+from backstage import integrate_and_fire
 from backstage.sweeps import (
     arrange,
+    coincidence,
     is_given,
     middle,
+    num_wrong,
+    spike_width,
     upstrokes,
 )
 from datasets import Traces
@@ -60,6 +64,7 @@ def hold_out(V, dt, I, held_out):
     does.
     """
     sweeps = arrange(V, dt, I)
+    held_out = np.atleast_1d(held_out).tolist()  # 3 is [3]
     if len(sweeps) == 1:
         print("note: one sweep: its last quarter is held out, as sweep 1")
         end = len(sweeps[0]) * 3 // 4
@@ -98,6 +103,9 @@ def held_out_notes(train, test, dt):
     low = voltages.min()
     high = voltages.max()
     level = middle(voltages)
+    width = spike_width(train.V, dt)
+    if width < 1.1 * dt:
+        notes.append(f"spikes are hardly wider than a sample ({dt:g} ms): thin less")
     for k, number in enumerate(test.numbers):
         name = f"held-out sweep {number}"
         is_beyond = (test.V[k] < low) | (test.V[k] > high)
@@ -106,11 +114,31 @@ def held_out_notes(train, test, dt):
                 f"{name}: {100 * is_beyond.mean():.0f} % of its V lies outside "
                 f"{low:.4g} to {high:.4g} mV, which is trained on: a guess"
             )
+        notes += drift(name, test.V[k], train.V)
         if len(upstrokes(test.V[k], level, dt)) == 0:
             notes.append(f"{name} has no spike: no score will say anything of spikes")
         if test.I is not None:
             notes += notes_on_current(name, test.I[k], train.I, dt)
     return notes
+
+
+def drift(name, voltage, train_V, largest=2.0):
+    """Note it if the median of V is `largest` mV outside those of what is trained on.
+
+    These are of halves of sweeps: what drifts has another median in its second half.
+    """
+    medians = []
+    for sweep in train_V:
+        medians += [np.median(half) for half in np.array_split(sweep, 2)]
+    low = min(medians)
+    high = max(medians)
+    median = np.median(voltage)
+    if low - largest <= median <= high + largest:
+        return []
+    return [
+        f"{name}: half of its V lies below {median:.3g} mV; in training that is "
+        f"{low:.3g} to {high:.3g}: a drift, or another current?"
+    ]
 
 
 def notes_on_current(name, current, train_I, dt):
@@ -150,12 +178,16 @@ def describe_beyond(values, trained, share=0.1):
     low = trained.min()
     high = trained.max()
     margin = share * (high - low)
-    words = f"in training {low:.3g} to {high:.3g}"
     if values.max() > high + margin:
-        return f"{values.max():.3g} ({words})"
-    if values.min() < low - margin:
-        return f"{values.min():.3g} ({words})"
-    return None
+        farthest = values.max()
+    elif values.min() < low - margin:
+        farthest = values.min()
+    else:
+        return None
+    # what is far below the largest is the rounding of a zero
+    unit = 1e-4 * max(abs(low), abs(high), abs(farthest))
+    low, high, farthest = (unit * round(x / unit) for x in (low, high, farthest))
+    return f"{farthest:.3g} (in training {low:.3g} to {high:.3g})"
 
 
 class Match(NamedTuple):
@@ -386,38 +418,8 @@ def spike_times(sweeps, info, warm_up=0):
 # ---- the judge ----
 
 
-def coincidence(true_times, times, tolerance):
-    """The share of spikes that come at the same time, to `tolerance` ms.
-
-    0: none, 1: all; an F1 score, as in task 4. nan if neither has spikes.
-    """
-    num_spikes = len(true_times) + len(times)
-    if num_spikes == 0:
-        return math.nan
-    return 2 * num_hits(true_times, times, tolerance) / num_spikes
-
-
-def num_hits(true_times, times, tolerance):
-    """How many spikes of two trains coincide."""
-    # of either those that have one near; the fewer, as one may be near to two
-    hits = num_near(true_times, times, tolerance)
-    return min(hits, num_near(times, true_times, tolerance))
-
-
-def num_near(times, others, tolerance):
-    """How many of `times` have one of `others` within the tolerance; both ascend."""
-    first = np.searchsorted(others, times - tolerance, side="left")
-    end = np.searchsorted(others, times + tolerance, side="right")
-    return np.count_nonzero(end > first)
-
-
 def wrong_spikes(model, V, dt, warm_up, I=None, tolerance=2.0):
-    """How wrong the spikes of free runs through sweeps are, in number and in time.
-
-    Each spike too many or too few counts twice; of the cell's and the network's, each
-    that does not coincide counts once. Else a network that cannot keep time would do
-    best to be silent.
-    """
+    """How many spikes of free runs through sweeps are wrong, as `num_wrong` counts."""
     # early in training many run off: that is no news
     runs = free_run(model, V, dt, warm_up, I, quiet=True)
     voltages = [sweep[:, 0] for sweep in arrange(V, dt, I)]
@@ -425,9 +427,7 @@ def wrong_spikes(model, V, dt, warm_up, I=None, tolerance=2.0):
     network = spike_times(runs, model.info, warm_up)
     wrong = 0
     for true_times, times in zip(cell, network):
-        wrong += 2 * abs(len(true_times) - len(times))
-        hits = num_hits(true_times, times, tolerance)
-        wrong += len(true_times) + len(times) - 2 * hits
+        wrong += num_wrong(true_times, times, tolerance)
     return wrong
 
 
@@ -464,6 +464,9 @@ class Score:
     in_time: float  # the share of the network's spikes that coincide with the cell's
     by_chance: float
     line: float = math.nan  # spikes, by a straight line through the sweeps trained on
+    # spikes of an integrate-and-fire neuron fitted to them, and its share in time
+    fired: float = math.nan
+    fired_in_time: float = math.nan
     # the share of the cell's own spikes under the closest current, as a prediction
     copied: float = math.nan
     copied_from: str = ""  # the sweep with it; if none is told, "metronome"
@@ -486,6 +489,10 @@ def judge(model, train, test, dt, warm_up, tolerance=2.0):
     cell = spike_times(V, info, warm_up)
     network = spike_times(runs, info, warm_up)
     num_trained = len(train.V)
+    fired = None
+    if I is not None:
+        spikes = cell[:num_trained]
+        fired = fire_along(train, spikes, V, I, info, warm_up, tolerance)
     scores = []
     for k, number in enumerate(train.numbers + test.numbers):
         score = Score(
@@ -500,6 +507,9 @@ def judge(model, train, test, dt, warm_up, tolerance=2.0):
         )
         if score.is_held_out:
             score.line = straight_line(scores[:num_trained], score)
+        if score.is_held_out and fired is not None:
+            score.fired = len(fired[k])
+            score.fired_in_time = coincidence(cell[k], fired[k], tolerance)
         match = None
         if score.is_held_out and I is not None:
             match = closest(I[k], train.I)
@@ -535,6 +545,24 @@ def straight_line(others, score):
     return float(max(0.0, rate * score.duration))
 
 
+def fire_along(train, spikes, V, I, info, warm_up, tolerance):
+    """When an integrate-and-fire neuron spikes in sweeps V, I: a list of arrays, in ms.
+
+    It is fitted to the Sweeps `train`, which have `spikes`. None if these have none.
+    """
+    dt = info["dt"]
+    neuron = integrate_and_fire.fit(
+        train.V, train.I, spikes, dt, warm_up, info["V_zero"], tolerance
+    )
+    if neuron is None:
+        return None
+    times = []
+    for voltage, current in zip(V, I):
+        before = voltage[warm_up - 1]
+        times.append(integrate_and_fire.fire(neuron, before, current, dt, warm_up))
+    return times
+
+
 def spikes_of(match, V, info, warm_up):
     """The cell's spikes in a Match's stretch of sweeps V, after the warm-up."""
     end = match.begin + match.length
@@ -559,9 +587,10 @@ def metronome(voltage, trained_times, info, warm_up):
 
 
 def print_scores(scores, tolerance):
-    print("\nafter the warm-up            spikes                 share within", end="")
-    print(f" {tolerance:g} ms")
-    print("sweep        current   cell network   line   network chance  copied from")
+    in_time = f"in time, {tolerance:g} ms"
+    print(f"\nafter the warm-up                spikes              {in_time}")
+    titles = "cell network   line  I&F  network chance   I&F copied from"
+    print(f"sweep        current   {titles}")
     for score in scores:
         name = f"{score.number}"
         if score.is_held_out:
@@ -572,9 +601,11 @@ def print_scores(scores, tolerance):
             f"{score.cell:7}",
             f"{score.network:8}",
             f"{score.line:7.1f}",
-            f"{score.in_time:10.2f}",
+            f"{score.fired:5.0f}",
+            f"{score.in_time:9.2f}",
             f"{score.by_chance:7.2f}",
-            f"{score.copied:6.2f} {score.copied_from}",
+            f"{score.fired_in_time:6.2f}",
+            f"{score.copied:7.2f} {score.copied_from}",
         ]
         print("".join(cells).replace("nan", "  -").rstrip())
     trained = [score for score in scores if not score.is_held_out]

@@ -1,9 +1,10 @@
-"""Sweeps of a recording: which cannot be right, which are odd, and their spikes.
+"""Sweeps of a recording: read them, notice what is wrong or odd, find their spikes.
 
 V, I and dt are those of recording.py.
 """
 
 import math
+from pathlib import Path
 
 import numpy as np
 
@@ -22,6 +23,58 @@ FEWEST_SAMPLES = 10  # of a sweep
 # A spike crosses a level upwards, and rises by so much in the time around it
 SPIKE_RISE = 10.0  # mV
 RISE_TIME = 2.0  # ms, to either side
+
+# ---- files of numbers ----
+
+
+def read_columns(path, columns, factors):
+    """Read columns of a text file: a list of arrays (T,), each times its factor.
+
+    columns: their numbers, counted from 0; what is None is not in the file, and None is
+    returned. They may be separated by commas, semicolons, tabs or spaces, and with
+    anything but commas a comma may be the decimal point. Lines above the first numbers
+    are left out.
+    Raises ValueError if there are no numbers in these columns, or not in all lines.
+    """
+    lines = Path(path).read_text(encoding="latin-1").splitlines()  # any µ is read
+    wanted = [column for column in columns if column is not None]
+    begin, delimiter = find_numbers(lines, wanted)
+    if begin is None:
+        raise ValueError(f"{path} has no line with numbers in columns {wanted}")
+    lines = lines[begin:]
+    if delimiter != ",":
+        lines = [line.replace(",", ".") for line in lines]
+    numbers = np.loadtxt(lines, delimiter=delimiter, usecols=wanted, ndmin=2)  # (T, n)
+    found = []
+    for column, factor in zip(columns, factors, strict=True):
+        if column is None:
+            found.append(None)
+        else:
+            found.append(factor * numbers[:, wanted.index(column)])
+    return found
+
+
+def find_numbers(lines, wanted):
+    """The first of the lines that has numbers in the wanted columns; the delimiter."""
+    for k, line in enumerate(lines):
+        for delimiter in (";", "\t", ",", None):  # None: spaces
+            fields = line.split(delimiter)
+            if max(wanted) < len(fields) and all(
+                is_number(fields[column], delimiter) for column in wanted
+            ):
+                return k, delimiter
+    return None, None
+
+
+def is_number(field, delimiter):
+    if delimiter != ",":
+        field = field.replace(",", ".")
+    try:
+        float(field)
+    except ValueError:
+        return False
+    return True
+
 
 # ---- what would be wrong in silence ----
 
@@ -313,18 +366,9 @@ def odd_voltage(name, voltage, dt):
 
 def odd_spikes(voltages, dt):
     """No spikes, or some that are too short or too long for this dt."""
-    widths = []
-    for voltage in voltages:
-        level = middle(voltage)
-        ups = upstrokes(voltage, level, dt)
-        downs = upward_crossings(level - voltage, dt)
-        for up in ups:
-            later = downs[downs > up]
-            if len(later) > 0:
-                widths.append(later[0] - up)
-    if len(widths) == 0:
+    width = spike_width(voltages, dt)
+    if math.isnan(width):
         return ["no sweep spikes: no score will say anything of spikes"]
-    width = np.median(widths)
     if 0.1 < width < 8:
         return []
     return [f"spikes are {width:.2g} ms wide half-way up: is dt = {dt:g} in ms?"]
@@ -378,6 +422,20 @@ def middle(voltage):
     return (np.median(voltage) + voltage.max()) / 2
 
 
+def spike_width(voltages, dt):
+    """The usual width (ms) of spikes half-way up; nan if there are none."""
+    widths = []
+    for voltage in voltages:
+        level = middle(voltage)
+        ups = upstrokes(voltage, level, dt)
+        downs = upward_crossings(level - voltage, dt)
+        for up in ups:
+            later = downs[downs > up]
+            if len(later) > 0:
+                widths.append(later[0] - up)
+    return float(np.median(widths)) if len(widths) > 0 else math.nan
+
+
 def upstrokes(sweep, level, dt):
     """The times (ms) at which a sweep (T,) crosses a level upwards, as spikes do."""
     reach = math.ceil(RISE_TIME / dt)  # samples
@@ -389,3 +447,39 @@ def upstrokes(sweep, level, dt):
         if highest - lowest >= SPIKE_RISE:
             kept.append(time)
     return np.array(kept)
+
+
+def coincidence(true_times, times, tolerance):
+    """The share of spikes that come at the same time, to `tolerance` ms.
+
+    0: none, 1: all; an F1 score, as in task 4. nan if neither has spikes.
+    """
+    num_spikes = len(true_times) + len(times)
+    if num_spikes == 0:
+        return math.nan
+    return 2 * num_hits(true_times, times, tolerance) / num_spikes
+
+
+def num_hits(true_times, times, tolerance):
+    """How many spikes of two trains coincide."""
+    # of either those that have one near; the fewer, as one may be near to two
+    hits = num_near(true_times, times, tolerance)
+    return min(hits, num_near(times, true_times, tolerance))
+
+
+def num_near(times, others, tolerance):
+    """How many of `times` have one of `others` within the tolerance; both ascend."""
+    first = np.searchsorted(others, times - tolerance, side="left")
+    end = np.searchsorted(others, times + tolerance, side="right")
+    return np.count_nonzero(end > first)
+
+
+def num_wrong(true_times, times, tolerance):
+    """How wrong the spikes of a train are, in number and in time.
+
+    Each spike too many or too few counts twice; of both trains, each that does not
+    coincide counts once. Else what cannot keep time would do best to be silent.
+    """
+    too_many_or_few = abs(len(true_times) - len(times))
+    hits = num_hits(true_times, times, tolerance)
+    return 2 * too_many_or_few + len(true_times) + len(times) - 2 * hits

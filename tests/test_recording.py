@@ -9,8 +9,10 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
+from backstage import integrate_and_fire
 from backstage.checkpoints import load_checkpoint, save_checkpoint
-from backstage.sweeps import check, noise_level, time_step
+from backstage.integrate_and_fire import IntegrateAndFire
+from backstage.sweeps import check, noise_level, num_wrong, read_columns, time_step
 from cells import CELLS
 from extras import axon
 from models import GRU
@@ -41,6 +43,49 @@ I = [RNG.normal(100, 50, length) for length in LENGTHS]  # pA
 
 def current(told):
     return I if told else None
+
+
+# ---- files ----
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "time,current,V\n0.0,1e2,-60.5\n0.1,-3,-61.5\n",
+        "µ, a line of words\n0.0, 1e2, -60.5,\n0.1, -3, -61.5,\n",
+        "0,0;1e2;-60,5\n0,1;-3;-61,5\n",
+        "ATF 1.0\nt\tI\tV\tnote\n0.0\t1e2\t-60.5\tx\n0.1\t-3\t-61.5\ty\n",
+        " 0.0   1e2  -60.5\n 0.1  -3    -61.5\n",
+        "0,0 100,0 -60,5\n0,1 -3,0 -61,5\n",
+    ],
+)
+def test_columns_are_read_whatever_separates_them(text, tmp_path):
+    path = tmp_path / "cell.txt"
+    path.write_text(text, encoding="latin-1")
+    time, current, voltage = read_columns(path, (0, 1, 2), (1, 1, 10))
+    np.testing.assert_array_equal(time, [0.0, 0.1])
+    np.testing.assert_array_equal(current, [100.0, -3.0])
+    np.testing.assert_array_equal(voltage, [-605.0, -615.0])
+    voltage, none, time = read_columns(path, (2, None, 0), (1, 1, 1000))
+    assert none is None
+    np.testing.assert_array_equal(voltage, [-60.5, -61.5])
+    np.testing.assert_array_equal(time, [0.0, 100.0])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("time,V\n0.0,-60\n", "no line with numbers in columns"),
+        ("0.0,1,-60\n0.1,lost,-60\n", "lost"),
+        ("0.0,1,-60\n0.1,1\n", "column"),
+        ("", "no line"),
+    ],
+)
+def test_a_file_without_these_columns_raises(text, message, tmp_path):
+    path = tmp_path / "cell.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_columns(path, (0, 1, 2), (1, 1, 1))
 
 
 # ---- before training ----
@@ -460,6 +505,11 @@ def test_of_one_sweep_the_last_quarter_is_held_out_whatever_was_chosen(
     assert "its last quarter is held out" in capsys.readouterr().out
 
 
+def test_one_number_is_a_choice_too():
+    train, test = hold_out(V, DT, I, 1)
+    assert (train.numbers, test.numbers) == ([0, 2], [1])
+
+
 @pytest.mark.parametrize("held_out", [[3], [-1], [], [0, 1, 2]])
 def test_a_choice_that_leaves_nothing_raises(held_out):
     with pytest.raises(ValueError, match=re.escape(f"held_out = {held_out}: expected")):
@@ -489,6 +539,34 @@ def test_a_current_that_is_not_new_or_beyond_all_others_is_noted(
     noisy = [current + RNG.normal(0, 0.3, len(current)) for current in currents]
     hold_out(voltages, DT, noisy, [2])
     assert re.search(f"held-out sweep 2: .*{note}", capsys.readouterr().out)
+
+
+def test_a_drift_of_what_is_held_out_is_noted(capsys):
+    """Its voltages lie within those trained on, and yet it is elsewhere."""
+    sweep = -60 + 0.5 * np.random.default_rng(0).standard_normal(400)
+    spikes = 60.0 * (np.arange(400) % 100 == 50)
+    for moved, is_noted in ((1.0, False), (5.0, True), (-5.0, True)):
+        hold_out([sweep + spikes, sweep + spikes + moved, sweep], DT, None, [1])
+        assert ("a drift" in capsys.readouterr().out) == is_noted
+
+
+@pytest.mark.parametrize(("width", "is_noted"), [(0.3, True), (2.0, False)])
+def test_a_spike_between_two_samples_is_noted(width, is_noted, capsys):
+    dt = 0.05
+    time = dt * np.arange(4000)
+    sweep = -60 + 90 * np.exp(-np.square((time % 40 - 20.5) / width) * 4 * np.log(2))
+    noise = 0.1 * np.random.default_rng(0).standard_normal(4000)
+    thinned = thin(sweep + noise, 20)
+    hold_out([thinned, thinned], 20 * dt, None, [1])
+    assert ("thin less" in capsys.readouterr().out) == is_noted
+
+
+def test_rounded_zeros_are_written_as_zeros(capsys):
+    """A mean over a few samples of 0 may leave 1e-26 of the current before."""
+    steps = [np.repeat([-4e-26, level, -4e-26], 200) for level in (50.0, 100.0)]
+    sweep = -60 + np.random.default_rng(0).standard_normal(600)
+    hold_out([sweep, sweep], DT, steps, [1])
+    assert "in training 0 to 50" in capsys.readouterr().out
 
 
 def test_a_voltage_beyond_all_others_and_no_spike_are_noted(capsys):
@@ -619,6 +697,64 @@ def test_a_network_that_failed_in_training_is_told_so(capsys):
     said = capsys.readouterr().out
     assert "trained on: 17 spikes too many or too few, of 54" in said
     assert "note: this network has not learnt" in said
+
+
+def test_an_integrate_and_fire_neuron_is_a_case_done_by_hand():
+    """It doubles what is left to 100, spikes above 60, is reset to 0 and pauses."""
+    neuron = IntegrateAndFire(0.5, 10.0, 0.0, reset=0.0, threshold=60.0, pause=1)
+    I = np.full(9, 5.0)
+    # V: 0, | 50, 75 (a spike), 0 (the pause), 50, 75 (a spike), 0, 50, 75
+    times = integrate_and_fire.fire(neuron, 0.0, I, 2.0, first=1)
+    np.testing.assert_array_equal(times, [4.0, 10.0, 16.0])
+    # from sample 3 on, and it begins above the threshold
+    times = integrate_and_fire.fire(neuron, 100.0, I, 2.0, first=3)
+    np.testing.assert_array_equal(times, [6.0, 12.0])
+
+
+def leaky_cell(I, dt, noise=0.0):
+    """Voltages (T,) under a current: a leak of 10 ms, and spikes of 4 samples."""
+    rng = np.random.default_rng(0)
+    voltage = [-65.0]
+    held = []
+    for current in I[:-1]:
+        if held:
+            voltage.append(held.pop(0))
+            continue
+        V = voltage[-1]
+        V += dt / 10 * (-65 - V + current) + noise * rng.standard_normal()
+        if V > -50:
+            held = [30.0, -10.0, -70.0]
+            V = 0.0
+        voltage.append(V)
+    return np.array(voltage)
+
+
+def test_an_integrate_and_fire_neuron_is_fitted_to_one():
+    """Its leak, and in a sweep that it was not fitted to, its spikes."""
+    rng = np.random.default_rng(1)
+    dt = 0.5
+    I = [np.repeat(rng.uniform(0, 40, 40), 50) for _ in range(3)]
+    V = [leaky_cell(current, dt, noise=0.05) for current in I]
+    info = scaling(V[:2], dt, I[:2])
+    first = 20
+    spikes = spike_times(V, info, first)
+    neuron = integrate_and_fire.fit(V[:2], I[:2], spikes[:2], dt, first, -20.0, 2.0)
+    assert neuron.keep == pytest.approx(1 - dt / 10, abs=2e-3)
+    assert neuron.by_current == pytest.approx(dt / 10, abs=2e-3)
+    assert neuron.towards == pytest.approx(-65 * dt / 10, abs=0.1)
+    assert (neuron.reset, neuron.pause) == (-70.0, 3)
+    assert neuron.threshold == pytest.approx(-50, abs=0.6)
+    fired = integrate_and_fire.fire(neuron, V[2][first - 1], I[2], dt, first)
+    assert len(spikes[2]) > 30
+    assert coincidence(spikes[2], fired, 2.0) > 0.9
+    assert integrate_and_fire.fit(V, I, [[], [], []], dt, first, 0.0, 2.0) is None
+
+
+def test_wrong_spikes_count_twice_in_number_and_once_in_time():
+    true_times = np.array([10.0, 20.0, 30.0])
+    assert num_wrong(true_times, np.array([10.5, 20.5, 30.5]), 1.0) == 0
+    assert num_wrong(true_times, np.array([10.5, 25.0, 30.5]), 1.0) == 2
+    assert num_wrong(true_times, np.array([]), 1.0) == 9
 
 
 def test_the_cells_own_spikes_under_the_closest_current_are_a_ruler(capsys):
@@ -758,7 +894,10 @@ SHORTER = {
 ALL_PATHS = '[f"outputs/axon_{k}.csv" for k in range(2)]'
 ONE_SWEEP = {ALL_PATHS: '["outputs/axon_1.csv"]'}
 # what the page says of a constant current
-NOT_TOLD = {ALL_PATHS: '["outputs/steady.csv"]', "    I.append(current)": "    I = []"}
+NOT_TOLD = {
+    ALL_PATHS: '["outputs/steady.csv"]',
+    "columns = 0, 1, 2": "columns = 0, None, 2",
+}
 
 
 @pytest.mark.parametrize(
@@ -785,13 +924,14 @@ def test_a_recording_goes_through_its_page(
     scores = prompt.locals["scores"]
     assert [score.number for score in scores] == list(range(num_sweeps))
     assert [score.is_held_out for score in scores] == [False, True]
+    assert np.isfinite(scores[-1].fired) == is_told
     said = capsys.readouterr().out
-    assert "next voltage, GRU: " in said
+    assert "next voltage, trained: " in said
     assert re.search(r"^1 held out ", said, re.M)
 
 
 def test_the_readers_of_other_formats_are_python():
     readers = re.findall(r"^```py\n(.*?)^```$", PAGE, re.M | re.S)
-    assert len(readers) == 2
+    assert len(readers) == 3
     for reader in readers:
         compile(reader, "docs/recording.md", "exec")
