@@ -523,11 +523,17 @@ def test_a_choice_that_leaves_nothing_raises(held_out):
         ([step(10), np.r_[step(20), 0, 0], step(20)], "its current occurs in training"),
         ([step(10), np.r_[step(0), step(20)], step(20)], "occurs in training"),
         ([step(10), step(20)[:1700], step(20)], "its current occurs in training"),
-        ([step(10), step(20), step(30)], r"reaches 30.* \(in training .* to 20.*\)"),
-        ([step(10), step(20), step(-5)], r"reaches -5.* \(in training .* to 20.*\)"),
+        (
+            [step(10), step(20), step(30)],
+            r"reaches 30.* \(in training .* to (20|19\.9)",
+        ),
+        (
+            [step(10), step(20), step(-5)],
+            r"reaches -5.* \(in training .* to (20|19\.9)",
+        ),
         (
             [step(10, end=500), step(20, end=500), step(15)],
-            r"its current changes by -15.* \(in training .* to 20.*\)",
+            r"its current changes by -15.* \(in training .* to (20|19\.9)",
         ),
     ],
 )
