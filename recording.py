@@ -359,13 +359,14 @@ def free_run(model, V, dt, warm_up, I=None, quiet=False):
     runs = []
     for k, sweep in enumerate(sweeps):
         runs.append(info["V_zero"] + info["V_unit"] * voltages[: len(sweep), k])
-    clipped, num_outside = clip(runs, info)
-    if num_outside > 0 and not quiet:
+    num_off = sum(ran_off(run, info) for run in runs)
+    if num_off > 0 and not quiet:
         print(
-            f"{num_outside} of {len(runs)} free runs go far beyond the recording's "
-            "range: clipped"
+            f"{num_off} of {len(runs)} free runs go far beyond the recording's range: "
+            "clipped"
         )
-    return clipped
+    lowest, highest = limits(info)
+    return [run.clip(lowest, highest) for run in runs]
 
 
 def run_on(model, inputs, warm_up):
@@ -385,20 +386,17 @@ def run_on(model, inputs, warm_up):
     return torch.cat([shown, torch.stack(generated)])[..., 0]
 
 
-def clip(runs, info):
-    """Clip free runs in mV that go far beyond the sweeps trained on.
-
-    Returns the runs, and how many went there.
-    """
+def limits(info):
+    """The lowest and the highest voltage (mV) at which a free run has not run off."""
     margin = (info["V_high"] - info["V_low"]) / 2
-    lowest = info["V_low"] - margin
-    highest = info["V_high"] + margin
-    num_outside = 0
-    for run in runs:
-        is_inside = (lowest <= run) & (run <= highest)  # False for NaN, too
-        if not is_inside.all():
-            num_outside += 1
-    return [run.clip(lowest, highest) for run in runs], num_outside
+    return info["V_low"] - margin, info["V_high"] + margin
+
+
+def ran_off(run, info):
+    """Whether a free run (T,) in mV, clipped or not, left the limits."""
+    lowest, highest = limits(info)
+    is_inside = (lowest < run) & (run < highest)  # False for NaN, too
+    return not is_inside.all()
 
 
 def spike_times(sweeps, info, warm_up=0):
@@ -419,15 +417,22 @@ def spike_times(sweeps, info, warm_up=0):
 
 
 def wrong_spikes(model, V, dt, warm_up, I=None, tolerance=2.0):
-    """How many spikes of free runs through sweeps are wrong, as `num_wrong` counts."""
+    """How many spikes of free runs through sweeps are wrong, as `num_wrong` counts.
+
+    A run that runs off is worse by one than one that never spikes.
+    """
+    info = model.info
     # early in training many run off: that is no news
     runs = free_run(model, V, dt, warm_up, I, quiet=True)
     voltages = [sweep[:, 0] for sweep in arrange(V, dt, I)]
-    cell = spike_times(voltages, model.info, warm_up)
-    network = spike_times(runs, model.info, warm_up)
+    cell = spike_times(voltages, info, warm_up)
+    network = spike_times(runs, info, warm_up)
     wrong = 0
-    for true_times, times in zip(cell, network):
-        wrong += num_wrong(true_times, times, tolerance)
+    for true_times, times, run in zip(cell, network, runs):
+        if ran_off(run, info):
+            wrong += 1 + num_wrong(true_times, times[:0], tolerance)
+        else:
+            wrong += num_wrong(true_times, times, tolerance)
     return wrong
 
 
@@ -463,6 +468,7 @@ class Score:
     network: int
     in_time: float  # the share of the network's spikes that coincide with the cell's
     by_chance: float
+    ran_off: bool  # whether its run left the recording's range: no spike counts then
     line: float = math.nan  # spikes, by a straight line through the sweeps trained on
     # spikes of an integrate-and-fire neuron fitted to them, and its share in time
     fired: float = math.nan
@@ -485,7 +491,7 @@ def judge(model, train, test, dt, warm_up, tolerance=2.0):
     I = None
     if train.I is not None:
         I = train.I + test.I
-    runs = free_run(model, V, dt, warm_up, I)
+    runs = free_run(model, V, dt, warm_up, I, quiet=True)
     cell = spike_times(V, info, warm_up)
     network = spike_times(runs, info, warm_up)
     num_trained = len(train.V)
@@ -504,6 +510,7 @@ def judge(model, train, test, dt, warm_up, tolerance=2.0):
             network=len(network[k]),
             in_time=coincidence(cell[k], network[k], tolerance),
             by_chance=chance(cell[k], network[k], tolerance),
+            ran_off=ran_off(runs[k], info),
         )
         if score.is_held_out:
             score.line = straight_line(scores[:num_trained], score)
@@ -607,7 +614,10 @@ def print_scores(scores, tolerance):
             f"{score.fired_in_time:6.2f}",
             f"{score.copied:7.2f} {score.copied_from}",
         ]
-        print("".join(cells).replace("nan", "  -").rstrip())
+        row = "".join(cells).replace("nan", "  -").rstrip()
+        if score.ran_off:
+            row += ", the network ran off"
+        print(row)
     trained = [score for score in scores if not score.is_held_out]
     num_spikes = sum(score.cell for score in trained)
     wrong = sum(abs(score.network - score.cell) for score in trained)
@@ -627,5 +637,5 @@ def print_scores(scores, tolerance):
                 f"held out, sweep {score.number}: off by {off} of {score.cell}, "
                 f"{ruler} by {line_off:.1f}"
             )
-    if wrong > 0.1 * num_spikes:
+    if wrong > 0.1 * num_spikes or any(score.ran_off for score in trained):
         print("note: this network has not learnt the sweeps that it was trained on")

@@ -88,7 +88,10 @@ def time_step(times):
     times in a file are rounded), or if sweeps have other steps.
     """
     steps = []
-    for k, time in enumerate(listed(times)):
+    times = listed(times)
+    if len(times) == 0:
+        raise ValueError("times is empty: has no file been found?")
+    for k, time in enumerate(times):
         time = np.asarray(time, dtype=np.float64)
         if len(time) < FEWEST_SAMPLES:
             raise ValueError(
@@ -138,8 +141,8 @@ def arrange(V, dt, I=None):
     """Return and raise as `check` does; print nothing."""
     if not SHORTEST_DT < dt < LONGEST_DT:
         raise ValueError(
-            f"dt = {dt:g}: expected ms, 1000 times the dt in s, or 1000 / (the rate in "
-            "Hz)"
+            f"dt = {dt:g}: expected {SHORTEST_DT} to {LONGEST_DT:g} ms. It is 1000 "
+            "times the dt in s, 1000 / (the rate in Hz); or thin less"
         )
     voltages = separate("V", V)
     currents = []
@@ -262,7 +265,7 @@ def check_millivolts(name, voltage):
     if not is_membrane(voltage):
         raise ValueError(
             f"{name} lies between {describe(voltage)}: expected a membrane's voltage "
-            "in mV (volts times 1000)"
+            "in mV (volts times 1000). Or is this the current?"
         )
 
 
@@ -287,12 +290,20 @@ def check_ends(name, voltage):
     last_begin = edges[-2]
     num_last = len(voltage) - last_begin
     jumps = abs(np.diff(voltage))
-    if first_end >= 5 and jumps[first_end - 1] > SPIKE_RISE:
+    if (
+        first_end >= 5
+        and jumps[first_end - 1] > SPIKE_RISE
+        and is_membrane(voltage[first_end:])  # else it is not a padded voltage
+    ):
         raise ValueError(
             f"{name}: its first {first_end:,} samples are all {voltage[0]:.4g}, and "
             "then it jumps: cut them off"
         )
-    if num_last >= 5 and jumps[last_begin - 1] > SPIKE_RISE:
+    if (
+        num_last >= 5
+        and jumps[last_begin - 1] > SPIKE_RISE
+        and is_membrane(voltage[:last_begin])
+    ):
         raise ValueError(
             f"{name}: its last {num_last:,} samples are all {voltage[-1]:.4g}, after "
             "a jump: cut them off"

@@ -162,7 +162,7 @@ GAP = r"V, sweep 1: 3 of 47 values are not finite, the first is number 5; cut .*
 COUNTS = "V is int16: expected mV .* .counts of a converter times mV per count"
 HALF = "is float16: expected float32 or float64"
 NO_VOLTAGE = "expected a membrane's voltage in mV"
-NO_DT = "expected ms, 1000 times the dt in s"
+NO_DT = "expected 0.002 to 5 ms. It is 1000 times the dt in s"
 ALL_SWEEPS = r"V has sweeps of \[30, 47, 25\] samples, "
 NO_VALUE = r"I, sweep 1: not one of its 47 values is finite; leave .* .I = \[\]"
 
@@ -208,6 +208,8 @@ def padded(value, begin=0, end=0):
         (with_second(V[1] + 100), DT, None, f"V, sweep 1 .*{NO_VOLTAGE}"),
         (np.full(30, -60.0), DT, None, f"between -60 and -60 .*{NO_VOLTAGE}"),
         (I, DT, V, "sweep 0: V lies .* are the two exchanged"),
+        # exchanged columns, and the factors not: no advice to cut off the silence
+        ([np.repeat([0.0, 300], 15)], DT, [V[0] / 1000], f"{NO_VOLTAGE}.* the current"),
         (padded(0.0, end=6), DT, None, "V, sweep 1: its last 6 samples are all 0,"),
         (padded(9.5, end=30), DT, None, "V, sweep 1: its last 30 .* all 9.5, .* cut"),
         (padded(0.0, begin=20), DT, None, "V, sweep 1: its first 20 samples are all"),
@@ -216,7 +218,7 @@ def padded(value, begin=0, end=0):
         (V, 2e-4, None, f"dt = 0.0002: {NO_DT}"),
         (V, 200.0, None, f"dt = 200: {NO_DT}"),
         (V, 50.0, None, f"dt = 50: {NO_DT}"),
-        (V, 20_000.0, None, rf"dt = 20000: {NO_DT}, or 1000 / \(the rate in Hz\)"),
+        (V, 20_000.0, None, rf"dt = 20000: {NO_DT}, 1000 / \(the rate in Hz\)"),
         (V, np.nan, None, f"dt = nan: {NO_DT}"),
         (V, DT, I[::-1], ALL_SWEEPS + r"I of \[25, 47, 30\]: expected as many"),
         (V, DT, I[0], ALL_SWEEPS + r"I of \[30\]: expected as many"),
@@ -379,6 +381,7 @@ STEPS = np.full(100, 0.2)
         ([np.cumsum(STEPS), np.cumsum(STEPS)[::-1]], "times, sweep 1: they do not"),
         ([np.cumsum(STEPS), np.full(100, np.nan)], "times, sweep 1: steps of nan"),
         ([np.cumsum(STEPS), np.arange(5)], "times, sweep 1: 5 are too few"),
+        ([], "times is empty: has no file been found"),
         (
             [np.cumsum(STEPS), np.cumsum(STEPS) / 4],
             "sweep 1 has a sample every 0.05, sweep 0 every 0.2: expected one rate",
@@ -635,7 +638,7 @@ def test_chance_is_the_tolerance_in_units_of_the_interval():
 
 
 def score(current, spikes, duration=1000.0):
-    return Score(0, False, duration, current, spikes, 0, 0.0, 0.0)
+    return Score(0, False, duration, current, spikes, 0, 0.0, 0.0, False)
 
 
 @pytest.mark.parametrize(
@@ -801,6 +804,23 @@ def test_wrong_spikes_are_those_after_the_warm_up_in_number_and_in_time():
     # one too many, and 200, 205 and 300 are alone
     assert wrong_spikes(model, voltages, DT, 500, currents) == 2 * 1 + 3
     assert wrong_spikes(model, voltages[1], DT, 500, currents[1]) == 0
+
+
+def test_a_run_that_runs_off_is_said_and_no_spike_of_it_counts(capsys):
+    currents = [spikes_at(REGULAR), spikes_at(SPARSE), spikes_at(REGULAR)]
+    voltages = [cell(REGULAR), cell(SPARSE), cell(REGULAR)]
+    assert not any(score.ran_off for score in judged(currents, voltages, [1]).values())
+    currents[0][-100:] = -40.0  # after its last spike
+    scores = judged(currents, voltages, [1])
+    assert [scores[k].ran_off for k in range(3)] == [True, False, False]
+    said = capsys.readouterr().out
+    assert re.search(r"^0 .*, the network ran off$", said, re.M)
+    assert said.count("ran off") == 1
+    assert "note: this network has not learnt" in said
+    model = Told(2, 3, 1)
+    model.info = scaling(voltages, DT, currents)
+    wrong = wrong_spikes(model, voltages, DT, 500, currents)
+    assert wrong == 1 + 3 * len(REGULAR)  # as if it had none, and one more
 
 
 def test_thinned_sweeps_are_means_and_the_rest_is_left_out():
