@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.io
 import torch
 from scipy.integrate import solve_ivp
 
@@ -950,8 +951,31 @@ def test_a_recording_goes_through_its_page(
     assert re.search(r"^1 held out ", said, re.M)
 
 
+READERS = re.findall(r"^```py\n(.*?)^```$", PAGE, re.M | re.S)
+RECORDED = 'I.append(cell["I"][k])'
+(REBUILT,) = re.findall(r"rebuild it.*`(I\.append.*)`", PAGE)
+
+
 def test_the_readers_of_other_formats_are_python():
-    readers = re.findall(r"^```py\n(.*?)^```$", PAGE, re.M | re.S)
-    assert len(readers) == 3
-    for reader in readers:
+    assert len(READERS) == 3
+    for reader in READERS:
         compile(reader, "docs/recording.md", "exec")
+
+
+def test_arrays_are_read_and_a_current_is_rebuilt_as_the_page_says(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    voltages = RNG.normal(-60, 10, (2, 10_000))  # 500 ms
+    currents = RNG.normal(100, 50, (2, 10_000))
+    scipy.io.savemat("cell.mat", {"V": voltages, "I": currents})
+    names = {"np": np, "times": [], "V": [], "I": [], "heights": [50, 100]}
+    exec(READERS[0], names)
+    assert time_step(names["times"]) == pytest.approx(1 / 20)
+    np.testing.assert_array_equal(names["V"], voltages)
+    np.testing.assert_array_equal(names["I"], currents)
+    names["I"] = []
+    exec(replaced(READERS[0], {RECORDED: REBUILT}), names)
+    on = slice(4001, 8000)  # between 200 and 400 ms
+    np.testing.assert_array_equal(names["I"][1][on], 100)
+    np.testing.assert_array_equal(np.sum(names["I"], axis=1), [50 * 3999, 100 * 3999])
