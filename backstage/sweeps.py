@@ -251,10 +251,14 @@ def check_finite(name, sweep):
 
 
 def check_not_exchanged(voltages, currents):
-    """Raise ValueError if I looks like a membrane's voltage in mV, and V does not."""
+    """Raise ValueError if I looks like a membrane's voltage in mV, and V does not.
+
+    A V in volts does not either; but then small steps of I may look so.
+    """
     for k, pair in enumerate(zip(voltages, currents)):
         voltage, current = pair
-        if is_membrane(current) and not is_membrane(voltage):
+        is_voltage = is_membrane(voltage) or is_membrane(1000 * voltage)
+        if is_membrane(current) and not is_voltage:
             raise ValueError(
                 f"sweep {k}: V lies between {describe(voltage)}, I between "
                 f"{describe(current)}: are the two exchanged?"
@@ -380,7 +384,7 @@ def odd_spikes(voltages, dt):
     width = spike_width(voltages, dt)
     if math.isnan(width):
         return ["no sweep spikes: no score will say anything of spikes"]
-    if 0.1 < width < 8:
+    if 0.1 < width < 5:
         return []
     return [f"spikes are {width:.2g} ms wide half-way up: is dt = {dt:g} in ms?"]
 

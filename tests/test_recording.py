@@ -207,6 +207,8 @@ def padded(value, begin=0, end=0):
         (with_second(V[1] * 1000), DT, None, f"V, sweep 1 .*{NO_VOLTAGE}"),
         (with_second(-V[1]), DT, None, f"V, sweep 1 .*{NO_VOLTAGE}"),
         (with_second(V[1] + 100), DT, None, f"V, sweep 1 .*{NO_VOLTAGE}"),
+        # in volts, and a current that a membrane's voltage might be
+        (V[0] / 1000, DT, np.repeat([0.0, -50], [5, 25]), NO_VOLTAGE),
         (np.full(30, -60.0), DT, None, f"between -60 and -60 .*{NO_VOLTAGE}"),
         (I, DT, V, "sweep 0: V lies .* are the two exchanged"),
         # exchanged columns, and the factors not: no advice to cut off the silence
@@ -446,6 +448,7 @@ def still(sweep):
         ([FIRING], DT, [], "no current: the network can go on with a rhythm"),
         ([FIRING[::10]], 10 * DT, None, "dt is 2 ms: a spike may fall between"),
         ([FIRING], 20 * DT, None, r"spikes are \d+ ms wide half-way up: is dt = 4 in"),
+        ([FIRING], 6 * DT, None, r"spikes are \d.* ms wide half-way up"),
         ([FIRING], DT / 50, None, r"spikes are 0.0\d+ ms wide half-way up"),
         ([step(10.0) - 40], DT, None, "sweep 0 hardly ever changes .* is it a current"),
         (
