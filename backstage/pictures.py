@@ -249,7 +249,7 @@ def draw_flow(axes, I, a, b):
     faint = {"color": "0.9", "linewidth": 0.8, "arrowsize": 0.8}
     axes.streamplot(V, W, dV_dt, dW_dt, density=0.5, **faint)
     axes.plot(V, V - V**3 / 3 + I, ":", color="C0")
-    axes.text(0.35, 0.62, "dV/dt = 0", color="C0")
+    axes.text(-2.1, 2.03, "dV/dt = 0", color="C0")
     axes.plot(b * W - a, W, "-.", color="C2")
     axes.text(1.1, 2.03, "dW/dt = 0", color="C2")
 
