@@ -487,16 +487,11 @@ def judge(model, train, test, dt, warm_up, tolerance=2.0):
     runs = free_run(model, V, dt, warm_up, I, quiet=True)
     cell = spike_times(V, info, warm_up)
     network = spike_times(runs, info, warm_up)
-    num_trained = len(train.V)
-    fired = None
-    if I is not None:
-        spikes = cell[:num_trained]
-        fired = fire_along(train, spikes, V, I, info, warm_up, tolerance)
     scores = []
     for k, number in enumerate(train.numbers + test.numbers):
         score = Score(
             number=number,
-            is_held_out=k >= num_trained,
+            is_held_out=k >= len(train.V),
             duration=(len(V[k]) - warm_up) * dt,
             current=math.nan if I is None else float(I[k][warm_up:].mean()),
             cell=len(cell[k]),
@@ -505,26 +500,24 @@ def judge(model, train, test, dt, warm_up, tolerance=2.0):
             by_chance=chance(cell[k], network[k], tolerance),
             ran_off=ran_off(runs[k], info),
         )
-        if score.is_held_out:
-            score.line = straight_line(scores[:num_trained], score)
-        if score.is_held_out and fired is not None:
+        scores.append(score)
+    num_trained = len(train.V)
+    trained_spikes = cell[:num_trained]
+    fired = None
+    if I is not None:
+        fired = fire_along(train, trained_spikes, V, I, info, warm_up, tolerance)
+    for k in range(num_trained, len(scores)):
+        score = scores[k]
+        score.line = straight_line(scores[:num_trained], score)
+        if fired is not None:
             score.fired = len(fired[k])
             score.fired_in_time = coincidence(cell[k], fired[k], tolerance)
-        match = None
-        if score.is_held_out and I is not None:
-            match = closest(I[k], train.I)
-        if match is not None:
-            times = spikes_of(match, train.V, info, warm_up)
-            true_times = cell[k][cell[k] < match.length * dt]
-            score.copied = coincidence(true_times, times, tolerance)
-            score.copied_from = f"sweep {train.numbers[match.sweep]}"
-            if match.is_same:
-                score.copied_from += ", a repeat"
-        if score.is_held_out and I is None:
-            times = metronome(V[k], cell[:num_trained], info, warm_up)
+        if I is not None:
+            score_copy(score, I[k], cell[k], train, info, warm_up, tolerance)
+        else:
+            times = metronome(V[k], trained_spikes, info, warm_up)
             score.copied = coincidence(cell[k], times, tolerance)
             score.copied_from = "metronome"
-        scores.append(score)
     print_scores(scores, tolerance)
     return scores
 
@@ -561,6 +554,19 @@ def fire_along(train, spikes, V, I, info, warm_up, tolerance):
         before = voltage[warm_up - 1]
         times.append(integrate_and_fire.fire(neuron, before, current, dt, warm_up))
     return times
+
+
+def score_copy(score, current, true_times, train, info, warm_up, tolerance):
+    """Score the cell's own spikes under the closest current of the Sweeps `train`."""
+    match = closest(current, train.I)
+    if match is None:
+        return
+    times = spikes_of(match, train.V, info, warm_up)
+    comparable = true_times[true_times < match.length * info["dt"]]
+    score.copied = coincidence(comparable, times, tolerance)
+    score.copied_from = f"sweep {train.numbers[match.sweep]}"
+    if match.is_same:
+        score.copied_from += ", a repeat"
 
 
 def spikes_of(match, V, info, warm_up):
