@@ -221,7 +221,8 @@ def draw_neuron(figure, view):
     draw_voltage_and_recovery(above, t, V, W)
     draw_flow(below, **view.parameters)
     draw_loop(below, t, V, W)
-    mark_unstable_point(below, **view.parameters)
+    V_still = mark_rest_point(below, **view.parameters)
+    below.text(V_still, -0.45, "unstable point")
     below.set(title="... because in the plane of V and W all paths lead to one loop.")
     below.set(xlabel="V", ylabel="W", xlim=PLANE_V, ylim=PLANE_W)
 
@@ -268,12 +269,12 @@ def draw_loop(axes, t, V, W):
     axes.text(0.65, 0.1, "right branch:\nplateau")
 
 
-def mark_unstable_point(axes, I, a, b):
-    """Mark where neither V nor W changes."""
+def mark_rest_point(axes, I, a, b):
+    """Mark where neither V nor W changes; return its V."""
     V_still, W_still = rest_point(I, a, b)
     ring = {"markersize": 10, "markerfacecolor": "white", "color": "black"}
     axes.plot(V_still, W_still, "o", **ring)
-    axes.text(V_still, -0.45, "unstable point")
+    return V_still
 
 
 def draw_memory(figure, errors, labels, noise_std):
@@ -419,6 +420,7 @@ def draw_clamps(figure, paths):
     grid = figure.subplots(num_rows, 2, sharex=True, sharey=True, squeeze=False)
     for axes, (label, (V, W)) in zip(grid.flat, paths.items()):
         draw_flow(axes, EQUATIONS.I, EQUATIONS.a, EQUATIONS.b)
+        mark_rest_point(axes, EQUATIONS.I, EQUATIONS.a, EQUATIONS.b)
         axes.plot(V, W, color="black", linewidth=0.8)
         axes.plot(V[0], W[0], "o", color="tab:red", markersize=5)
         axes.set(title=label, xlim=PLANE_V, ylim=PLANE_W)
